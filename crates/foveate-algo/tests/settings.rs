@@ -1,0 +1,85 @@
+//! What an `[algo]` table says and what it resolves to.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
+use foveate_algo::{AlgoConfig, Divergence, Layers, NAMES, appo};
+use serde_json::{Value, json};
+
+fn parse(name: &str, table: Value) -> Result<AlgoConfig, String> {
+    AlgoConfig::parse(name, table).map_err(|error| error.to_string())
+}
+
+#[test]
+fn every_name_parses_to_the_algorithm_of_that_name_and_back() {
+    for name in NAMES {
+        let config = parse(name, json!({})).unwrap();
+        assert_eq!(config.algorithm().unwrap().name(), *name);
+        let table = serde_json::to_value(&config).unwrap();
+        assert_eq!(table["name"], *name);
+        assert_eq!(serde_json::from_value::<AlgoConfig>(table).unwrap(), config);
+    }
+}
+
+#[test]
+fn a_preset_fills_only_what_is_unset() {
+    let AlgoConfig::Appo(settings) = parse("appo", json!({"variant": "released", "k3": 6})).unwrap() else {
+        panic!("not appo");
+    };
+    assert_eq!((settings.k3, settings.fallback_all), (6, true));
+    assert_eq!((settings.divergence, settings.order), (Divergence::LogK3, appo::RankOrder::Text));
+    assert_eq!(parse("appo", json!({})).unwrap(), AlgoConfig::Appo(appo::Settings::default()));
+}
+
+#[test]
+fn resolved_settings_are_complete() {
+    let table = serde_json::to_value(parse("appo", json!({"variant": "released"})).unwrap()).unwrap();
+    assert_eq!(
+        table,
+        json!({
+            "name": "appo", "variant": "released", "selection": "soft", "fallback_all": true, "k1": 15, "k2": 3, "k3": 30,
+            "alpha": 0.7_f32, "divergence": "log-k3", "order": "text", "layers": "last:3", "clip_low": 0.2_f32,
+            "clip_high": 0.28_f32, "mask_zero_std": false, "mask_truncated": false, "token_mean_over": "group",
+        })
+    );
+}
+
+#[test]
+fn an_unknown_name_key_or_value_is_an_error_with_the_known_ones() {
+    let error = parse("grop", json!({})).unwrap_err();
+    assert!(error.contains("`grop`") && error.contains("`grpo`"), "{error}");
+    let error = parse("appo", json!({"k4": 1})).unwrap_err();
+    assert!(error.contains("`k4`") && error.contains("`k3`"), "{error}");
+    let error = parse("grpo", json!({"k3": 1})).unwrap_err();
+    assert!(error.contains("`k3`") && error.contains("`beta`"), "{error}");
+    let error = parse("appo", json!({"selection": "sfot"})).unwrap_err();
+    assert!(error.contains("`soft`"), "{error}");
+    let error = parse("appo", json!({"layers": "last:0"})).unwrap_err();
+    assert!(error.contains("last:N"), "{error}");
+}
+
+#[test]
+fn a_value_out_of_range_is_an_error_with_the_range() {
+    for (name, table, expected) in [
+        ("appo", json!({"k1": 0}), "k1 is 0, expected at least 1"),
+        ("appo", json!({"k3": 0}), "k3 is 0, expected at least 1"),
+        ("appo", json!({"alpha": -1.0}), "alpha is -1, expected a number of at least 0"),
+        ("grpo", json!({"beta": -0.5}), "beta is -0.5, expected a number of at least 0"),
+        ("grpo", json!({"clip_low": 1.5}), "clip_low is 1.5, expected a number from 0 to 1"),
+    ] {
+        assert_eq!(parse(name, table).unwrap().algorithm().unwrap_err().to_string(), expected);
+    }
+}
+
+#[test]
+fn layers_are_written_as_they_are_read() {
+    for text in ["all", "last:3"] {
+        assert_eq!(text.parse::<Layers>().unwrap().to_string(), text);
+    }
+    assert!("last:".parse::<Layers>().is_err() && "3".parse::<Layers>().is_err());
+}
+
+#[test]
+fn grpo_needs_a_reference_only_with_a_kl_term() {
+    let needs = |beta: f32| parse("grpo", json!({"beta": beta})).unwrap().algorithm().unwrap().needs();
+    assert!(needs(0.04).reference && !needs(0.0).reference);
+}

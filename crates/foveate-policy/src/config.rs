@@ -1,0 +1,227 @@
+//! `config.json` of a Qwen2.5-VL directory, in the released flat layout and in the nested one of later libraries.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::PolicyError;
+
+/// Dimensions of the text decoder; field names as in `config.json`.
+#[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs, reason = "the names are those of config.json")]
+pub struct TextConfig {
+    pub hidden_size: i64,
+    pub intermediate_size: i64,
+    pub num_hidden_layers: i64,
+    pub num_attention_heads: i64,
+    pub num_key_value_heads: i64,
+    pub vocab_size: i64,
+    pub max_position_embeddings: i64,
+    pub rms_norm_eps: f64,
+    pub rope_theta: f64,
+    pub mrope_section: [i64; 3],
+    pub initializer_range: f64,
+    pub tie_word_embeddings: bool,
+}
+
+impl TextConfig {
+    /// Width of one attention head.
+    pub fn head_dim(&self) -> i64 {
+        self.hidden_size / self.num_attention_heads
+    }
+}
+
+/// Dimensions of the vision tower; field names as in `config.json`.
+#[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs, reason = "the names are those of config.json")]
+pub struct VisionConfig {
+    pub depth: i64,
+    pub hidden_size: i64,
+    pub intermediate_size: i64,
+    pub num_heads: i64,
+    pub out_hidden_size: i64,
+    pub patch_size: i64,
+    pub temporal_patch_size: i64,
+    pub spatial_merge_size: i64,
+    pub window_size: i64,
+    pub fullatt_block_indexes: Vec<i64>,
+    pub tokens_per_second: f32,
+    pub in_channels: i64,
+}
+
+impl VisionConfig {
+    /// Numbers in one flattened patch: channels x temporal x patch x patch.
+    pub fn patch_dim(&self) -> i64 {
+        self.in_channels * self.temporal_patch_size * self.patch_size * self.patch_size
+    }
+
+    /// Patches merged into one token.
+    pub fn merge_area(&self) -> i64 {
+        self.spatial_merge_size * self.spatial_merge_size
+    }
+}
+
+/// A Qwen2.5-VL configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelConfig {
+    /// Text decoder.
+    pub text: TextConfig,
+    /// Vision tower.
+    pub vision: VisionConfig,
+    /// Id of `<|image_pad|>`.
+    pub image_token_id: i64,
+    /// Id of `<|video_pad|>`.
+    pub video_token_id: i64,
+    /// Id of `<|vision_start|>`.
+    pub vision_start_token_id: i64,
+    /// Id of `<|vision_end|>`.
+    pub vision_end_token_id: i64,
+}
+
+impl ModelConfig {
+    /// Reads `DIR/config.json`. A missing field is an error that names it, except the constants of the architecture
+    /// that released files leave out.
+    ///
+    /// # Errors
+    /// [`PolicyError::File`] if it cannot be read, [`PolicyError::Config`] if it is not a Qwen2.5-VL configuration.
+    pub fn from_dir(dir: &Path) -> Result<Self, PolicyError> {
+        let path = dir.join("config.json");
+        let text = fs_err::read_to_string(&path).map_err(PolicyError::file(&path))?;
+        let json: Value =
+            serde_json::from_str(&text).map_err(|error| PolicyError::config(&path, error.to_string()))?;
+        Self::from_json(&json).map_err(|problem| PolicyError::config(&path, problem))
+    }
+
+    fn from_json(root: &Value) -> Result<Self, String> {
+        let model_type = root.get("model_type").and_then(Value::as_str).unwrap_or("");
+        if model_type != "qwen2_5_vl" {
+            return Err(format!("model_type: expected \"qwen2_5_vl\", found {model_type:?}"));
+        }
+        // The released files keep the text decoder's fields at the top, later ones under `text_config`.
+        let nested = root.get("text_config").is_some();
+        let text = Section::new(if nested { &root["text_config"] } else { root }, if nested { "text_config." } else { "" });
+        let vision = Section::new(&root["vision_config"], "vision_config.");
+        let top = Section::new(root, "");
+        let config = Self {
+            text: text_config(&text, &top)?,
+            vision: vision_config(&vision)?,
+            image_token_id: top.int("image_token_id")?,
+            video_token_id: top.int("video_token_id")?,
+            vision_start_token_id: top.int("vision_start_token_id")?,
+            vision_end_token_id: top.int("vision_end_token_id")?,
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let (t, v) = (&self.text, &self.vision);
+        let positive = [
+            ("hidden_size", t.hidden_size),
+            ("num_hidden_layers", t.num_hidden_layers),
+            ("num_attention_heads", t.num_attention_heads),
+            ("num_key_value_heads", t.num_key_value_heads),
+            ("vision_config.hidden_size", v.hidden_size),
+            ("vision_config.num_heads", v.num_heads),
+            ("vision_config.patch_size", v.patch_size),
+            ("vision_config.spatial_merge_size", v.spatial_merge_size),
+            ("vision_config.temporal_patch_size", v.temporal_patch_size),
+        ];
+        if let Some((name, value)) = positive.iter().find(|(_, value)| *value < 1) {
+            return Err(format!("{name}: expected a positive number, found {value}"));
+        }
+        let half = t.head_dim() / 2;
+        let rules = [
+            (t.hidden_size % t.num_attention_heads == 0, "hidden_size must be a multiple of num_attention_heads"),
+            (t.num_attention_heads % t.num_key_value_heads == 0, "num_attention_heads must be a multiple of num_key_value_heads"),
+            (t.mrope_section.iter().sum::<i64>() == half, "mrope_section must sum to half the head dimension"),
+            (v.hidden_size % (v.num_heads * 4) == 0, "vision_config: the head dimension must be a multiple of 4"),
+            (v.out_hidden_size == t.hidden_size, "vision_config.out_hidden_size must equal hidden_size"),
+            (v.window_size >= v.patch_size * v.spatial_merge_size, "vision_config.window_size must hold a merged patch"),
+        ];
+        match rules.iter().find(|(holds, _)| !holds) {
+            Some((_, rule)) => Err((*rule).into()),
+            None => Ok(()),
+        }
+    }
+}
+
+fn text_config(text: &Section, top: &Section) -> Result<TextConfig, String> {
+    if text.value.get("use_sliding_window").and_then(Value::as_bool) == Some(true) {
+        return Err("use_sliding_window: expected false, found true (sliding windows are not supported)".into());
+    }
+    let rope = ["rope_parameters", "rope_scaling"]
+        .iter()
+        .find_map(|name| text.value.get(*name).filter(|v| v.is_object()))
+        .ok_or_else(|| format!("missing field {}rope_scaling (or rope_parameters)", text.prefix))?;
+    let section = rope
+        .get("mrope_section")
+        .and_then(|v| serde_json::from_value::<[i64; 3]>(v.clone()).ok())
+        .ok_or("missing field mrope_section (three numbers) in rope_scaling")?;
+    let theta = rope.get("rope_theta").or_else(|| text.value.get("rope_theta")).and_then(Value::as_f64);
+    Ok(TextConfig {
+        hidden_size: text.int("hidden_size")?,
+        intermediate_size: text.int("intermediate_size")?,
+        num_hidden_layers: text.int("num_hidden_layers")?,
+        num_attention_heads: text.int("num_attention_heads")?,
+        num_key_value_heads: text.int("num_key_value_heads")?,
+        vocab_size: text.int("vocab_size")?,
+        max_position_embeddings: text.int("max_position_embeddings")?,
+        rms_norm_eps: text.float("rms_norm_eps")?,
+        rope_theta: theta.ok_or("missing field rope_theta")?,
+        mrope_section: section,
+        initializer_range: text.float("initializer_range")?,
+        tie_word_embeddings: text.bool("tie_word_embeddings").or_else(|_| top.bool("tie_word_embeddings"))?,
+    })
+}
+
+fn vision_config(vision: &Section) -> Result<VisionConfig, String> {
+    let channels = ["in_channels", "in_chans"].iter().find_map(|name| vision.int(name).ok());
+    let blocks = vision.value.get("fullatt_block_indexes").cloned().unwrap_or_default();
+    Ok(VisionConfig {
+        depth: vision.int("depth")?,
+        hidden_size: vision.int("hidden_size")?,
+        intermediate_size: vision.int("intermediate_size")?,
+        num_heads: vision.int("num_heads")?,
+        out_hidden_size: vision.int("out_hidden_size")?,
+        patch_size: vision.int("patch_size")?,
+        temporal_patch_size: vision.int("temporal_patch_size")?,
+        spatial_merge_size: vision.int("spatial_merge_size")?,
+        window_size: vision.int("window_size")?,
+        fullatt_block_indexes: serde_json::from_value(blocks)
+            .map_err(|_| "missing field vision_config.fullatt_block_indexes (a list of numbers)".to_owned())?,
+        tokens_per_second: vision.float("tokens_per_second")? as f32,
+        in_channels: channels.unwrap_or(3),
+    })
+}
+
+struct Section<'a> {
+    value: &'a Value,
+    prefix: &'a str,
+}
+
+impl<'a> Section<'a> {
+    fn new(value: &'a Value, prefix: &'a str) -> Self {
+        Self { value, prefix }
+    }
+
+    fn field<T>(&self, name: &str, expected: &str, read: impl Fn(&Value) -> Option<T>) -> Result<T, String> {
+        let prefix = self.prefix;
+        match self.value.get(name) {
+            None => Err(format!("missing field {prefix}{name} ({expected})")),
+            Some(value) => read(value).ok_or_else(|| format!("{prefix}{name}: expected {expected}, found {value}")),
+        }
+    }
+
+    fn int(&self, name: &str) -> Result<i64, String> {
+        self.field(name, "a whole number", Value::as_i64)
+    }
+
+    fn float(&self, name: &str) -> Result<f64, String> {
+        self.field(name, "a number", Value::as_f64)
+    }
+
+    fn bool(&self, name: &str) -> Result<bool, String> {
+        self.field(name, "true or false", Value::as_bool)
+    }
+}

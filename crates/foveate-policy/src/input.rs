@@ -1,0 +1,128 @@
+//! What goes into the model: prompts with their media, and completions.
+
+use std::sync::Arc;
+
+use foveate_video::Patches;
+use tch::{Device, Kind, Tensor};
+
+use crate::config::ModelConfig;
+
+/// A picture or video of a prompt, preprocessed.
+#[derive(Debug, Clone)]
+pub enum Media {
+    /// A video.
+    Video(Arc<Patches>),
+    /// A still image.
+    Image(Arc<Patches>),
+}
+
+impl Media {
+    /// Its patches and grid.
+    pub fn patches(&self) -> &Patches {
+        match self {
+            Self::Video(patches) | Self::Image(patches) => patches,
+        }
+    }
+
+    pub(crate) fn pad_token(&self, config: &ModelConfig) -> i64 {
+        match self {
+            Self::Video(_) => config.video_token_id,
+            Self::Image(_) => config.image_token_id,
+        }
+    }
+
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Video(_) => "video",
+            Self::Image(_) => "image",
+        }
+    }
+}
+
+/// A tokenized prompt with its media.
+#[derive(Debug, Clone)]
+pub struct Prompt {
+    /// Token ids; every medium's pad token is repeated once per merged patch.
+    pub ids: Vec<i64>,
+    /// Media in order of appearance.
+    pub media: Vec<Media>,
+}
+
+/// A prompt made ready by [`crate::Vlm::encode`]: checked, positioned and, with a frozen vision tower, its media
+/// already turned into features, so that every pass over the group shares them.
+#[derive(Debug)]
+pub struct Encoded {
+    pub(crate) ids: Tensor,              // [P] i64
+    pub(crate) positions: Tensor,        // [3, P] i64
+    pub(crate) next_position: i64,       // of the first completion token
+    pub(crate) pads: Tensor,             // [C'] i64, rows of all media tokens
+    pub(crate) media: Vec<Media>,        // kept where features are not
+    pub(crate) features: Option<Tensor>, // [C', D]
+    pub(crate) video_rows: Vec<i64>,     // rows of the video tokens
+    pub(crate) video_frames: Vec<i64>,   // the frame of each, counted over all videos of the prompt
+    pub(crate) frames: i64,
+}
+
+impl Encoded {
+    /// Tokens of the prompt, media included.
+    pub fn tokens(&self) -> usize {
+        self.ids.size()[0] as usize
+    }
+
+    /// Frames (temporal grids) of the prompt's videos; images do not count.
+    pub fn frames(&self) -> usize {
+        self.frames as usize
+    }
+
+    /// Video tokens of the prompt.
+    pub fn video_tokens(&self) -> usize {
+        self.video_rows.len()
+    }
+
+    /// Position ids of the prompt's tokens on the axes t, h, w: i64 `[3, P]`.
+    pub fn positions(&self) -> &Tensor {
+        &self.positions
+    }
+}
+
+/// The completions of one group, padded to the longest.
+#[derive(Debug)]
+pub struct Completions {
+    /// Token ids, `[G, T]` i64; 0 in the padding.
+    pub ids: Tensor,
+    /// Which positions are tokens, `[G, T]` bool.
+    pub mask: Tensor,
+}
+
+impl Completions {
+    /// Pads the completions' ids to the longest of them.
+    pub fn new(ids: &[Vec<i64>], device: Device) -> Self {
+        let longest = ids.iter().map(Vec::len).max().unwrap_or(0).max(1);
+        let mut padded = vec![0; ids.len() * longest];
+        let mut mask = vec![false; ids.len() * longest];
+        for (row, ids) in ids.iter().enumerate() {
+            padded[row * longest..][..ids.len()].copy_from_slice(ids);
+            mask[row * longest..][..ids.len()].fill(true);
+        }
+        let shape = [ids.len() as i64, longest as i64];
+        Self {
+            ids: Tensor::from_slice(&padded).view(shape).to_device(device),
+            mask: Tensor::from_slice(&mask).view(shape).to_device(device),
+        }
+    }
+
+    /// Number of completions, G.
+    pub fn count(&self) -> i64 {
+        self.ids.size()[0]
+    }
+
+    /// Length of the longest, T.
+    pub fn length(&self) -> i64 {
+        self.ids.size()[1]
+    }
+
+    /// Rows of `[G * T]` that are tokens, `[R]` i64.
+    pub fn token_rows(&self) -> Tensor {
+        self.mask.flatten(0, 1).nonzero().squeeze_dim(-1).to_kind(Kind::Int64)
+    }
+}

@@ -1,0 +1,41 @@
+//! Qwen2.5-VL on libtorch as a policy for reinforcement learning: loading and saving Hugging Face directories,
+//! generation that computes each prompt once per group, teacher-forced log-probs that never hold all logits, frame
+//! attention without any S x S matrix, the surrogate loss, and AdamW.
+//!
+//! One group is one prompt with its G completions. [`Vlm::encode`] makes a prompt ready, [`Vlm::rollout`] draws its
+//! completions, [`Vlm::forward`] is the differentiable pass over prompt and completions, [`Head`] turns its hidden
+//! states into log-probs and back into gradients, [`surrogate_loss`] is the loss.
+//!
+//! This crate knows nothing of configs and data sets, and reads no environment variable but
+//! `FOVEATE_LIBTORCH_CUDA` ([`runtime::init`]).
+
+mod adamw;
+mod config;
+mod divergence;
+mod error;
+mod generate;
+mod head;
+mod input;
+mod loss;
+mod model;
+mod qwen;
+pub mod runtime;
+mod sample;
+mod score;
+pub mod text;
+mod weights;
+
+pub use adamw::{AdamW, AdamWOptions};
+pub use config::{ModelConfig, TextConfig, VisionConfig};
+pub use divergence::GroupDistributions;
+pub use error::PolicyError;
+pub use generate::Rollout;
+pub use head::{Head, ScoreGradients, TokenScores};
+pub use input::{Completions, Encoded, Media, Prompt};
+pub use loss::{Surrogate, SurrogateInputs, surrogate_loss};
+pub use model::{GroupForward, LoadOptions, Trainable, Vlm};
+pub use qwen::AttentionMode;
+pub use sample::{GroupSeed, SamplingParams};
+pub use score::RowScores;
+pub use text::{Content, Message, TextProcessor};
+pub use weights::{read_safetensors, to_tensor, write_safetensors};

@@ -1,0 +1,345 @@
+//! Qwen2.5-VL as a policy: loading, saving, and the teacher-forced pass over a group.
+
+use std::path::{Path, PathBuf};
+
+use foveate_algo::Layers;
+use tch::{Device, Kind, Tensor, no_grad};
+
+use crate::{
+    PolicyError,
+    config::ModelConfig,
+    head::Head,
+    input::{Completions, Encoded, Media, Prompt},
+    qwen::{
+        AttentionMode,
+        attention::{FrameProbe, Layout},
+        rope::{self, Rope},
+        text::{TextModel, Wanted},
+        vision::VisionTower,
+    },
+    weights::{Weights, write_safetensors},
+};
+
+/// Which parameters receive gradients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Trainable {
+    /// The text decoder; the vision tower with its merger is frozen and its features are computed once per prompt.
+    #[default]
+    Text,
+    /// Everything.
+    All,
+    /// Nothing: a reference policy, evaluation.
+    Nothing,
+}
+
+/// Where and how a model is loaded.
+#[derive(Debug, Clone, Copy)]
+pub struct LoadOptions {
+    /// Device of weights and activations.
+    pub device: Device,
+    /// Number type of weights and activations.
+    pub kind: Kind,
+    /// Attention kernels.
+    pub attention: AttentionMode,
+    /// Parameters that receive gradients.
+    pub trainable: Trainable,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self {
+            device: Device::Cpu,
+            kind: Kind::Float,
+            attention: AttentionMode::Fused,
+            trainable: Trainable::Text,
+        }
+    }
+}
+
+/// What a teacher-forced pass over a group gives.
+#[derive(Debug)]
+pub struct GroupForward {
+    /// Hidden state that predicts token t of completion g, `[G, T, D]`.
+    pub hidden: Tensor,
+    /// Attention mass of that position on each frame, mean over heads, by chosen layer: `[L, G, T, F]` f32, constant
+    /// (no gradient). Padding holds whatever the pass computed there.
+    pub frame_attention: Option<Tensor>,
+}
+
+/// A Qwen2.5-VL model.
+#[derive(Debug)]
+pub struct Vlm {
+    config: ModelConfig,
+    dir: PathBuf,
+    options: LoadOptions,
+    vision: VisionTower,
+    pub(crate) text: TextModel,
+    tensors: Vec<(String, Tensor)>,
+}
+
+impl Vlm {
+    /// Loads a Hugging Face directory: `config.json` and `model.safetensors` or its shards, memory-mapped.
+    ///
+    /// # Errors
+    /// If a file is missing or damaged, or the tensors are not exactly those the configuration asks for.
+    pub fn load(dir: &Path, options: &LoadOptions) -> Result<Self, PolicyError> {
+        let config = ModelConfig::from_dir(dir)?;
+        let weights = Weights::open(dir, options.device, options.kind)?;
+        Self::build(dir, config, weights, options)
+    }
+
+    /// A model of the directory's configuration with random weights (normal with `initializer_range`, norms 1,
+    /// biases 0). Same seed, same weights.
+    ///
+    /// # Errors
+    /// As [`Vlm::load`], for `config.json`.
+    pub fn random(dir: &Path, options: &LoadOptions, seed: i64) -> Result<Self, PolicyError> {
+        let config = ModelConfig::from_dir(dir)?;
+        tch::manual_seed(seed);
+        let weights = Weights::random(dir, options.device, options.kind, config.text.initializer_range);
+        Self::build(dir, config, weights, options)
+    }
+
+    fn build(dir: &Path, config: ModelConfig, weights: Weights, options: &LoadOptions) -> Result<Self, PolicyError> {
+        let vision = VisionTower::new(&weights, &config.vision);
+        let text = TextModel::new(&weights, &config.text, options.attention);
+        let tensors = weights.finish()?;
+        let model = Self {
+            config,
+            dir: dir.to_owned(),
+            options: *options,
+            vision,
+            text,
+            tensors,
+        };
+        for (_, tensor) in model.parameters() {
+            let _ = tensor.set_requires_grad(true);
+        }
+        Ok(model)
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The device of the weights.
+    pub fn device(&self) -> Device {
+        self.options.device
+    }
+
+    /// Parameters that receive gradients, with their names in the checkpoint.
+    pub fn parameters(&self) -> impl Iterator<Item = &(String, Tensor)> {
+        let trainable = self.options.trainable;
+        self.tensors.iter().filter(move |(name, _)| match trainable {
+            Trainable::All => true,
+            Trainable::Text => !name.starts_with("visual."),
+            Trainable::Nothing => false,
+        })
+    }
+
+    /// All tensors, with their names in the checkpoint.
+    pub fn tensors(&self) -> &[(String, Tensor)] {
+        &self.tensors
+    }
+
+    /// Saves a directory that Hugging Face libraries load: the weights, and every other small file of the directory
+    /// that the model came from (configuration, tokenizer, chat template, preprocessor).
+    ///
+    /// # Errors
+    /// [`PolicyError::File`] if something cannot be written.
+    pub fn save(&self, dir: &Path) -> Result<(), PolicyError> {
+        fs_err::create_dir_all(dir).map_err(PolicyError::file(dir))?;
+        let listing = fs_err::read_dir(&self.dir).map_err(PolicyError::file(&self.dir))?;
+        for entry in listing.flatten() {
+            let path = entry.path();
+            let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("");
+            let index = entry.file_name() == "model.safetensors.index.json";
+            let target = dir.join(entry.file_name());
+            if matches!(extension, "json" | "jinja" | "txt") && !index && path != target {
+                fs_err::copy(&path, &target).map_err(PolicyError::file(&target))?;
+            }
+        }
+        let tensors = self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
+        write_safetensors(&dir.join("model.safetensors"), tensors)
+    }
+
+    /// Checks a prompt, gives its tokens their positions and, if the vision tower is frozen, computes the features of
+    /// its media.
+    ///
+    /// # Errors
+    /// [`PolicyError::Prompt`] if pads and media do not fit, a token is outside the vocabulary, or the prompt is empty
+    /// or longer than the model allows.
+    pub fn encode(&self, prompt: &Prompt) -> Result<Encoded, PolicyError> {
+        let config = &self.config;
+        self.check(prompt)?;
+        let (axes, next_position) = rope::positions(config, prompt)?;
+        let is_media = |id: i64| id == config.video_token_id || id == config.image_token_id;
+        let pads: Vec<i64> = (0..).zip(&prompt.ids).filter(|(_, id)| is_media(**id)).map(|(row, _)| row).collect();
+        let video_rows: Vec<i64> =
+            (0..).zip(&prompt.ids).filter(|(_, id)| **id == config.video_token_id).map(|(row, _)| row).collect();
+        let mut video_frames = Vec::with_capacity(video_rows.len());
+        let mut frames = 0;
+        for medium in &prompt.media {
+            if let Media::Video(_) = medium {
+                let (t, h, w) = rope::merged_grid(config, medium);
+                video_frames.extend((0..t * h * w).map(|index| frames + (index / (h * w)) as i64));
+                frames += t as i64;
+            }
+        }
+        let device = self.device();
+        let frozen = self.options.trainable != Trainable::All;
+        let features = (frozen && !pads.is_empty()).then(|| no_grad(|| self.features(&prompt.media)));
+        Ok(Encoded {
+            ids: Tensor::from_slice(&prompt.ids).to_device(device),
+            positions: Tensor::from_slice2(&axes).to_device(device),
+            next_position,
+            pads: Tensor::from_slice(&pads).to_device(device),
+            media: if frozen { Vec::new() } else { prompt.media.clone() },
+            features,
+            video_rows,
+            video_frames,
+            frames,
+        })
+    }
+
+    fn check(&self, prompt: &Prompt) -> Result<(), PolicyError> {
+        let config = &self.config;
+        let vocab = config.text.vocab_size;
+        let longest = config.text.max_position_embeddings as usize;
+        let (dim, merge) = (config.vision.patch_dim() as usize, config.vision.spatial_merge_size as usize);
+        if prompt.ids.is_empty() || prompt.ids.len() > longest {
+            let found = prompt.ids.len();
+            return Err(PolicyError::Prompt(format!("expected 1 to {longest} tokens, found {found}")));
+        }
+        if let Some(id) = prompt.ids.iter().find(|id| !(0..vocab).contains(*id)) {
+            return Err(PolicyError::Prompt(format!("token id {id} is outside the vocabulary of {vocab}")));
+        }
+        for medium in &prompt.media {
+            let patches = medium.patches();
+            let grid = &patches.grid;
+            let (rows, columns) = patches.pixels.dim();
+            if columns != dim || rows != grid.t * grid.h * grid.w || grid.h % merge + grid.w % merge != 0 || rows == 0 {
+                return Err(PolicyError::Prompt(format!(
+                    "{}: expected patches [{}x{}x{}, {dim}] on a grid of multiples of {merge}, found [{rows}, {columns}]",
+                    medium.name(),
+                    grid.t,
+                    grid.h,
+                    grid.w
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Features of media in order, `[merged patches, D]`.
+    pub fn features(&self, media: &[Media]) -> Tensor {
+        let features = media.iter().map(|medium| {
+            let patches = medium.patches();
+            let shape = [patches.pixels.nrows() as i64, patches.pixels.ncols() as i64];
+            let pixels = match patches.pixels.as_slice() {
+                Some(values) => Tensor::from_slice(values),
+                None => Tensor::from_slice(&patches.pixels.iter().copied().collect::<Vec<_>>()),
+            };
+            let grid = [patches.grid.t as i64, patches.grid.h as i64, patches.grid.w as i64];
+            self.vision.forward(&pixels.view(shape).to_device(self.device()), grid)
+        });
+        Tensor::cat(&features.collect::<Vec<_>>(), 0)
+    }
+
+    /// Embeddings of the prompt with its media's features in place, `[P, D]`.
+    pub(crate) fn embed_prompt(&self, prompt: &Encoded) -> Tensor {
+        let embedded = self.text.embed(&prompt.ids);
+        if prompt.pads.numel() == 0 {
+            return embedded;
+        }
+        match &prompt.features {
+            Some(features) => embedded.index_copy(0, &prompt.pads, features),
+            None => embedded.index_copy(0, &prompt.pads, &self.features(&prompt.media)),
+        }
+    }
+
+    pub(crate) fn rope(&self, positions: &Tensor) -> Rope {
+        Rope::text(&self.config.text, positions, self.options.kind)
+    }
+
+    /// The teacher-forced pass over a prompt and its completions, the prompt computed once. Frame attention of the
+    /// `capture` layers is measured on the way if asked for (0 frames without a video).
+    ///
+    /// # Errors
+    /// [`PolicyError::Prompt`] if a completion token is outside the vocabulary.
+    pub fn forward(
+        &self,
+        prompt: &Encoded,
+        completions: &Completions,
+        capture: Option<Layers>,
+    ) -> Result<GroupForward, PolicyError> {
+        let (count, length) = (completions.count(), completions.length());
+        let layout = Layout {
+            prompt: prompt.ids.size()[0],
+            completions: count,
+            length,
+        };
+        self.check_completions(completions)?;
+        // Row that predicts token t: the prompt's last for t = 0, the completion's own row t - 1 after it.
+        let own = layout.prompt + Tensor::arange(count * length, (Kind::Int64, self.device())).view([count, length]);
+        let last = Tensor::full([count, 1], layout.prompt - 1, (Kind::Int64, self.device()));
+        let rows = Tensor::cat(&[last, own.narrow(1, 0, length - 1)], 1).flatten(0, 1);
+
+        let embedded = [self.embed_prompt(prompt), self.text.embed(&completions.ids.flatten(0, 1))];
+        let after = prompt.next_position + Tensor::arange(length, (Kind::Int64, self.device()));
+        let after = after.unsqueeze(0).expand([3, count, length], true).reshape([3, -1]);
+        let rope = self.rope(&Tensor::cat(&[&prompt.positions, &after], 1));
+        let probe = self.probe(prompt, &rows, capture);
+        let wanted = Wanted {
+            frames: probe.as_ref(),
+            frame_layers: capture.map_or(0, |layers| self.text.count(layers)),
+            keys_values: false,
+        };
+        let (hidden, taps) = self.text.forward(Tensor::cat(&embedded, 0), &rope, &layout, &wanted);
+        let hidden = hidden.index_select(0, &rows).view([count, length, -1]);
+        let frame_attention = capture.map(|_| self.stacked(&taps.frame_attention, [count, length], prompt));
+        Ok(GroupForward { hidden, frame_attention })
+    }
+
+    fn stacked(&self, layers: &[Tensor], [count, length]: [i64; 2], prompt: &Encoded) -> Tensor {
+        if layers.is_empty() {
+            return Tensor::zeros([1, count, length, prompt.frames], (Kind::Float, self.device()));
+        }
+        Tensor::stack(layers, 0).detach().view([-1, count, length, prompt.frames])
+    }
+
+    fn check_completions(&self, completions: &Completions) -> Result<(), PolicyError> {
+        let (ids, vocab) = (&completions.ids, self.config.text.vocab_size);
+        if ids.numel() == 0 || ids.min().int64_value(&[]) < 0 || ids.max().int64_value(&[]) >= vocab {
+            return Err(PolicyError::Prompt(format!("expected completion tokens below the vocabulary of {vocab}")));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn probe(&self, prompt: &Encoded, rows: &Tensor, capture: Option<Layers>) -> Option<FrameProbe> {
+        capture?;
+        if prompt.video_rows.is_empty() {
+            return None;
+        }
+        let device = self.device();
+        let columns = Tensor::from_slice(&prompt.video_rows).to_device(device);
+        let frames = Tensor::from_slice(&prompt.video_frames).to_device(device).one_hot(prompt.frames).to_kind(Kind::Float);
+        let last = prompt.video_rows.last().copied().unwrap_or(0);
+        let behind = rows.min().int64_value(&[]) >= last;
+        let visible = (!behind).then(|| columns.unsqueeze(0).le_tensor(&rows.unsqueeze(1)).to_kind(Kind::Float));
+        Some(FrameProbe { rows: rows.shallow_clone(), columns, frames, visible })
+    }
+
+    /// The head that turns hidden states into token distributions at this temperature, which must be the sampler's;
+    /// tokens that are never sampled have no share in them.
+    pub fn head(&self, temperature: f64) -> Head {
+        Head::new(self.text.head(), temperature, &self.unsampled())
+    }
+
+    /// Ids that must never be sampled: the special vision tokens.
+    pub fn unsampled(&self) -> [i64; 4] {
+        let c = &self.config;
+        [c.image_token_id, c.video_token_id, c.vision_start_token_id, c.vision_end_token_id]
+    }
+}

@@ -1,0 +1,81 @@
+//! Qwen2.5-VL, after the released checkpoints (Bai et al. 2025, arXiv 2502.13923). Shapes in comments:
+//! N packed tokens, P prompt tokens, G completions, T tokens of the longest completion, D hidden, H heads, K key-value
+//! heads, E head dim, F frames (temporal grids), V vocabulary.
+
+pub(crate) mod attention;
+pub(crate) mod rope;
+pub(crate) mod text;
+pub(crate) mod vision;
+
+use tch::Tensor;
+
+use crate::weights::{Init, Weights};
+
+pub use attention::AttentionMode;
+
+/// A linear layer: weight `[out, in]` and, for some, a bias `[out]`.
+#[derive(Debug)]
+pub(crate) struct Linear {
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
+impl Linear {
+    pub(crate) fn new(weights: &Weights, input: i64, output: i64) -> Self {
+        let bias = Some(weights.get("bias", &[output], Init::Zeros));
+        Self { bias, ..Self::without_bias(weights, input, output) }
+    }
+
+    pub(crate) fn without_bias(weights: &Weights, input: i64, output: i64) -> Self {
+        let weight = weights.get("weight", &[output, input], Init::Normal);
+        Self { weight, bias: None }
+    }
+
+    pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
+        x.linear(&self.weight, self.bias.as_ref())
+    }
+}
+
+/// Root-mean-square norm, computed in f32 whatever the weights' type.
+#[derive(Debug)]
+pub(crate) struct RmsNorm {
+    weight: Tensor,
+    eps: f64,
+}
+
+impl RmsNorm {
+    pub(crate) fn new(weights: &Weights, width: i64, eps: f64) -> Self {
+        let weight = weights.get("weight", &[width], Init::Ones);
+        Self { weight, eps }
+    }
+
+    pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
+        let kind = x.kind();
+        let x = x.to_kind(tch::Kind::Float);
+        let mean_square = x.square().mean_dim(-1, true, tch::Kind::Float);
+        let normal = x * (mean_square + self.eps).rsqrt();
+        &self.weight * normal.to_kind(kind)
+    }
+}
+
+/// Gated MLP: `down(silu(gate(x)) * up(x))`.
+#[derive(Debug)]
+pub(crate) struct Mlp {
+    gate: Linear,
+    up: Linear,
+    down: Linear,
+}
+
+impl Mlp {
+    pub(crate) fn new(weights: &Weights, make: fn(&Weights, i64, i64) -> Linear, hidden: i64, inner: i64) -> Self {
+        Self {
+            gate: make(&(weights / "gate_proj"), hidden, inner),
+            up: make(&(weights / "up_proj"), hidden, inner),
+            down: make(&(weights / "down_proj"), inner, hidden),
+        }
+    }
+
+    pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
+        self.down.forward(&(self.gate.forward(x).silu() * self.up.forward(x)))
+    }
+}

@@ -1,0 +1,113 @@
+//! Devices and the optional CUDA libraries of libtorch.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
+
+use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+use tch::{Cuda, Device, Kind};
+
+use crate::PolicyError;
+
+static CUDA: OnceLock<Option<Library>> = OnceLock::new();
+
+/// Makes CUDA available where `libtorch_cuda.so` stands beside the loaded `libtorch_cpu.so` or where
+/// `FOVEATE_LIBTORCH_CUDA` names it. Call it once, before the first use of libtorch; without CUDA it does nothing.
+///
+/// # Errors
+/// [`PolicyError::Setting`] if `FOVEATE_LIBTORCH_CUDA` names a file that cannot be loaded.
+pub fn init() -> Result<(), PolicyError> {
+    if CUDA.get().is_some() {
+        return Ok(());
+    }
+    let named = env::var_os("FOVEATE_LIBTORCH_CUDA").map(PathBuf::from);
+    let path = named.clone().or_else(beside_libtorch);
+    let library = match path {
+        None => None,
+        Some(path) => match load(&path) {
+            Ok(library) => Some(library),
+            Err(error) if named.is_some() => {
+                return Err(PolicyError::Setting {
+                    what: "FOVEATE_LIBTORCH_CUDA",
+                    expected: "a loadable libtorch_cuda.so".into(),
+                    found: format!("{}: {error}", path.display()),
+                });
+            }
+            Err(error) => {
+                tracing::warn!("{} is there but does not load: {error}", path.display());
+                None
+            }
+        },
+    };
+    CUDA.get_or_init(|| library);
+    Ok(())
+}
+
+fn load(path: &Path) -> Result<Library, libloading::Error> {
+    // SAFETY: loading libtorch_cuda runs its static initialisers, which register CUDA with the libtorch that is
+    // already in the process; that is their purpose. The handle lives as long as the process.
+    unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) }
+}
+
+/// `libtorch_cuda.so` in the folder that `libtorch_cpu.so` was loaded from, if it is there.
+fn beside_libtorch() -> Option<PathBuf> {
+    let maps = fs_err::read_to_string("/proc/self/maps").ok()?;
+    let loaded = maps.lines().find_map(|line| {
+        let path = &line[line.find('/')?..];
+        path.ends_with("/libtorch_cpu.so").then(|| PathBuf::from(path))
+    })?;
+    let cuda = loaded.with_file_name("libtorch_cuda.so");
+    cuda.exists().then_some(cuda)
+}
+
+/// Reads a device name: `auto` (CUDA if there is one), `cpu`, `cuda` or `cuda:N`.
+///
+/// # Errors
+/// [`PolicyError::Setting`] for any other name, and for CUDA on a machine that has none.
+pub fn device(name: &str) -> Result<Device, PolicyError> {
+    let wrong = |expected: &str| PolicyError::Setting {
+        what: "device",
+        expected: expected.into(),
+        found: format!("{name:?}"),
+    };
+    match name {
+        "auto" => Ok(Device::cuda_if_available()),
+        "cpu" => Ok(Device::Cpu),
+        _ => {
+            let index = match name.strip_prefix("cuda") {
+                Some("") => 0,
+                Some(rest) => rest
+                    .strip_prefix(':')
+                    .and_then(|n| n.parse().ok())
+                    .ok_or_else(|| wrong("auto, cpu, cuda or cuda:N"))?,
+                None => return Err(wrong("auto, cpu, cuda or cuda:N")),
+            };
+            if (index as i64) < Cuda::device_count() {
+                Ok(Device::Cuda(index))
+            } else {
+                Err(wrong(&format!(
+                    "one of {} CUDA devices (a full torch 2.11.0 is needed for any)",
+                    Cuda::device_count()
+                )))
+            }
+        }
+    }
+}
+
+/// Reads a number type: `float32` or `bfloat16` (`f32`, `bf16` for short).
+///
+/// # Errors
+/// [`PolicyError::Setting`] for any other name.
+pub fn dtype(name: &str) -> Result<Kind, PolicyError> {
+    match name {
+        "float32" | "f32" => Ok(Kind::Float),
+        "bfloat16" | "bf16" => Ok(Kind::BFloat16),
+        _ => Err(PolicyError::Setting {
+            what: "dtype",
+            expected: "float32 or bfloat16".into(),
+            found: format!("{name:?}"),
+        }),
+    }
+}

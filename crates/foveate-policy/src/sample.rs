@@ -1,0 +1,162 @@
+//! Drawing tokens: temperature, top-k, top-p, and random numbers that depend on nothing but their name.
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use tch::{Device, Kind, Tensor};
+
+use crate::PolicyError;
+
+/// How completions are drawn.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SamplingParams {
+    /// Completions per prompt, G.
+    pub completions: usize,
+    /// Longest completion in tokens; one that reaches it without an end-of-sequence token is truncated.
+    pub max_new_tokens: usize,
+    /// Softmax temperature; 0 takes the likeliest token.
+    pub temperature: f64,
+    /// Smallest set of likeliest tokens that holds this probability; 1 keeps all.
+    pub top_p: f64,
+    /// So many likeliest tokens; 0 keeps all.
+    pub top_k: usize,
+}
+
+impl SamplingParams {
+    /// Greedy decoding of one completion.
+    pub fn greedy(max_new_tokens: usize) -> Self {
+        Self {
+            completions: 1,
+            max_new_tokens,
+            temperature: 0.0,
+            top_p: 1.0,
+            top_k: 0,
+        }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), PolicyError> {
+        let wrong = |what, expected: &str, found: String| PolicyError::Setting { what, expected: expected.into(), found };
+        if self.completions == 0 || self.max_new_tokens == 0 {
+            let found = format!("{} completions of {} tokens", self.completions, self.max_new_tokens);
+            return Err(wrong("completions, max_new_tokens", "at least 1 each", found));
+        }
+        if !(self.temperature.is_finite() && self.temperature >= 0.0) {
+            return Err(wrong("temperature", "a number of at least 0", self.temperature.to_string()));
+        }
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            return Err(wrong("top_p", "a number above 0 and at most 1", self.top_p.to_string()));
+        }
+        Ok(())
+    }
+}
+
+/// Names the random stream of a group: the run's seed, the step and the group within it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GroupSeed {
+    /// The run's seed.
+    pub seed: u64,
+    /// The step, or whatever tells one use of the seed from another.
+    pub step: u64,
+    /// The group within the step.
+    pub group: u64,
+}
+
+impl GroupSeed {
+    /// `length` uniform numbers in [0, 1) for one completion. They do not depend on any other group or completion.
+    fn uniforms(&self, completion: u64, length: usize) -> Vec<f32> {
+        let mut seed = [0; 32];
+        for (bytes, part) in seed.chunks_exact_mut(8).zip([self.seed, self.step, self.group, completion]) {
+            bytes.copy_from_slice(&part.to_le_bytes());
+        }
+        let mut stream = ChaCha8Rng::from_seed(seed);
+        (0..length).map(|_| stream.random()).collect()
+    }
+}
+
+/// Uniform numbers of all rows, `[B, T]`; rows are the groups' completions in order.
+pub(crate) fn uniforms(seeds: &[GroupSeed], params: &SamplingParams, device: Device) -> Tensor {
+    let rows = seeds.iter().flat_map(|seed| (0..params.completions as u64).map(|c| seed.uniforms(c, params.max_new_tokens)));
+    let numbers: Vec<f32> = rows.flatten().collect();
+    Tensor::from_slice(&numbers).view([-1, params.max_new_tokens as i64]).to_device(device)
+}
+
+/// One token per row and its log-prob under the unfiltered distribution: logits `[B, V]` (temperature applied),
+/// uniform numbers `[B]` -> ids `[B]`, log-probs `[B]`.
+pub(crate) fn sample(logits: &Tensor, params: &SamplingParams, uniform: &Tensor) -> (Tensor, Tensor) {
+    let logprobs = logits.log_softmax(-1, Kind::Float);
+    let ids = if params.temperature == 0.0 {
+        logits.argmax(-1, true)
+    } else {
+        let cumulative = filtered(&logprobs.exp(), params).cumsum(-1, Kind::Float);
+        // The first token whose cumulative probability passes u * total; u < 1, so there is one.
+        let total = cumulative.narrow(-1, cumulative.size()[1] - 1, 1);
+        let threshold = uniform.unsqueeze(-1) * &total;
+        let passed = cumulative.le_tensor(&threshold).to_kind(Kind::Int64).sum_dim_intlist(-1, true, Kind::Int64);
+        // Rounding may let u * total reach the total: take the last token that has any probability.
+        let last = cumulative.lt_tensor(&total).to_kind(Kind::Int64).sum_dim_intlist(-1, true, Kind::Int64);
+        passed.minimum(&last)
+    };
+    let chosen = logprobs.gather(-1, &ids, false);
+    (ids.squeeze_dim(-1), chosen.squeeze_dim(-1))
+}
+
+/// Probabilities `[B, V]` with everything outside top-k and top-p set to 0.
+fn filtered(probabilities: &Tensor, params: &SamplingParams) -> Tensor {
+    let vocabulary = probabilities.size()[1];
+    let keep = if params.top_k == 0 { vocabulary } else { vocabulary.min(params.top_k as i64) };
+    if keep == vocabulary && params.top_p >= 1.0 {
+        return probabilities.shallow_clone();
+    }
+    let (sorted, order) = probabilities.topk(keep, -1, true, true);
+    let before = sorted.cumsum(-1, Kind::Float) - &sorted;
+    let outside = before.ge(params.top_p).logical_and(&before.gt(0.0));
+    probabilities.zeros_like().scatter(-1, &order, &sorted.masked_fill(&outside, 0.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn params(temperature: f64, top_p: f64, top_k: usize) -> SamplingParams {
+        SamplingParams { completions: 2, max_new_tokens: 4, temperature, top_p, top_k }
+    }
+
+    fn draw(probabilities: &[f32], uniform: f32, params: &SamplingParams) -> i64 {
+        let logits = Tensor::from_slice(probabilities).log().unsqueeze(0);
+        sample(&logits, params, &Tensor::from_slice(&[uniform])).0.int64_value(&[0])
+    }
+
+    #[test]
+    fn a_uniform_number_picks_by_cumulative_probability() {
+        let all = params(1.0, 1.0, 0);
+        let drawn = [0.0, 0.19, 0.21, 0.69, 0.71, 0.999_999_9].map(|u| draw(&[0.2, 0.5, 0.3], u, &all));
+        assert_eq!(drawn, [0, 0, 1, 1, 2, 2]);
+    }
+
+    #[test]
+    fn tokens_without_probability_are_never_drawn() {
+        let all = params(1.0, 1.0, 0);
+        for uniform in [0.0, 0.5, 0.999_999_94] {
+            assert_eq!(draw(&[0.0, 1.0, 0.0], uniform, &all), 1);
+        }
+    }
+
+    #[test]
+    fn top_k_and_top_p_keep_the_likeliest() {
+        for uniform in [0.0, 0.4, 0.99] {
+            assert_eq!(draw(&[0.3, 0.6, 0.1], uniform, &params(1.0, 1.0, 1)), 1);
+            assert_eq!(draw(&[0.3, 0.6, 0.1], uniform, &params(1.0, 0.5, 0)), 1);
+            assert_eq!(draw(&[0.3, 0.6, 0.1], uniform, &params(1.0, 0.001, 0)), 1);
+            assert_ne!(draw(&[0.3, 0.6, 0.1], uniform, &params(1.0, 0.7, 0)), 2);
+            assert_eq!(draw(&[0.3, 0.6, 0.1], uniform, &params(0.0, 1.0, 0)), 1);
+        }
+    }
+
+    #[test]
+    fn streams_depend_on_seed_step_group_and_completion_only() {
+        let name = GroupSeed { seed: 1, step: 2, group: 3 };
+        assert_eq!(name.uniforms(0, 3), name.uniforms(0, 5)[..3]);
+        let others = [GroupSeed { seed: 2, ..name }, GroupSeed { step: 3, ..name }, GroupSeed { group: 4, ..name }];
+        assert!(others.iter().all(|other| other.uniforms(0, 3) != name.uniforms(0, 3)));
+        assert_ne!(name.uniforms(0, 3), name.uniforms(1, 3));
+    }
+}

@@ -1,0 +1,71 @@
+//! Teacher-forced scores of a whole sequence: what `trainer score` reports of each row.
+
+use foveate_algo::Layers;
+use tch::{Kind, Tensor, no_grad};
+
+use crate::{
+    PolicyError,
+    head::Head,
+    input::Prompt,
+    model::Vlm,
+    qwen::{attention::Layout, text::Wanted},
+};
+
+/// Scores of the chosen tokens of one sequence.
+#[derive(Debug)]
+pub struct RowScores {
+    /// Log-prob of each chosen token, `[R]`.
+    pub logprobs: Tensor,
+    /// Entropy of the distribution it comes from, `[R]`.
+    pub entropy: Tensor,
+    /// Attention mass on each frame, mean over heads, by layer: `[L, R, F]`; `None` without a video.
+    pub frame_attention: Option<Tensor>,
+    /// Position ids of the whole sequence, `[3, S]` i64.
+    pub positions: Tensor,
+}
+
+impl Vlm {
+    /// Log-prob, entropy and frame attention of the tokens at `chosen` (indices into the sequence, each at least 1)
+    /// under the model's plain distribution.
+    ///
+    /// # Errors
+    /// [`PolicyError::Prompt`] as for [`Vlm::encode`], and for a chosen index that nothing predicts.
+    pub fn score(&self, sequence: &Prompt, chosen: &[usize], layers: Layers) -> Result<RowScores, PolicyError> {
+        let length = sequence.ids.len();
+        if let Some(index) = chosen.iter().find(|index| **index == 0 || **index >= length) {
+            return Err(PolicyError::Prompt(format!(
+                "expected completion tokens at 1 to {}, found one at {index}",
+                length.saturating_sub(1)
+            )));
+        }
+        let encoded = self.encode(sequence)?;
+        let device = self.device();
+        let rows: Vec<i64> = chosen.iter().map(|index| *index as i64 - 1).collect();
+        let ids: Vec<i64> = chosen.iter().map(|index| sequence.ids[*index]).collect();
+        let (rows, ids) = (Tensor::from_slice(&rows).to_device(device), Tensor::from_slice(&ids).to_device(device));
+        let layout = Layout { prompt: length as i64, completions: 0, length: 0 };
+        let probe = if chosen.is_empty() { None } else { self.probe(&encoded, &rows, Some(layers)) };
+        let wanted = Wanted {
+            frames: probe.as_ref(),
+            frame_layers: self.text.count(layers),
+            keys_values: false,
+        };
+        no_grad(|| {
+            let rope = self.rope(&encoded.positions);
+            let (hidden, taps) = self.text.forward(self.embed_prompt(&encoded), &rope, &layout, &wanted);
+            let empty = || Tensor::zeros([0], (Kind::Float, device));
+            let (logprobs, entropy) = if chosen.is_empty() {
+                (empty(), empty())
+            } else {
+                let scores = Head::new(self.text.head(), 1.0, &[]).score(&hidden.index_select(0, &rows), &ids);
+                (scores.logprobs, scores.entropy)
+            };
+            Ok(RowScores {
+                logprobs,
+                entropy,
+                frame_attention: probe.is_some().then(|| Tensor::stack(&taps.frame_attention, 0)),
+                positions: encoded.positions.shallow_clone(),
+            })
+        })
+    }
+}

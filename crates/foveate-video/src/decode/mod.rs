@@ -1,0 +1,159 @@
+//! Frames of a video file, through FFmpeg.
+//!
+//! A first pass reads packets without decoding them, which gives the true number of frames and their times whatever
+//! the container's metadata say. Frames are then known by time stamp: for each wanted one the reader seeks or runs
+//! on, whichever takes fewer packets, and only wanted frames are converted. Where packets carry no usable time
+//! stamps (raw streams, AVI), or a seek turns out not to be exact, frames are counted by decoding from the start.
+//!
+//! Pictures equal those of `ffmpeg -fps_mode passthrough -i FILE -f rawvideo -pix_fmt rgb24` byte for byte: swscale
+//! with its default bicubic flag, the stream's colour matrix and range, and the display matrix applied.
+
+mod container;
+mod index;
+mod picture;
+mod reader;
+mod source;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use ffmpeg_next as ffmpeg;
+use image::RgbImage;
+
+use crate::{DecodeLimits, Frames, Sampling, VideoError, resize_bicubic};
+use index::Timeline;
+use reader::Reader;
+
+/// Decodes the wanted frames of a video at full size.
+///
+/// # Errors
+/// A [`VideoError`] that names the file: missing, not a video, no video stream, no frames, truncated, corrupt,
+/// unsupported, over a limit; or [`VideoError::Sampling`] if the video does not have the wanted frames. A file whose
+/// container says that it goes on after its end is truncated, whichever frames are wanted.
+pub fn decode(path: &Path, sampling: &Sampling, limits: &DecodeLimits) -> Result<Frames, VideoError> {
+    decode_resized(path, sampling, limits, &|size, _| Ok(size))
+}
+
+/// Decodes like [`decode`] and brings each frame, as soon as it is decoded, to the size (width, height) that
+/// `target` gives for the video's size and the number of frames, so that a long sampling of a large video stays small.
+///
+/// # Errors
+/// Those of [`decode`], and those of `target`.
+pub fn decode_resized(
+    path: &Path,
+    sampling: &Sampling,
+    limits: &DecodeLimits,
+    target: &dyn Fn((u32, u32), usize) -> Result<(u32, u32), VideoError>,
+) -> Result<Frames, VideoError> {
+    let job = Job::new(path, limits)?;
+    container::check_whole(path)?;
+    if let Some(timeline) = index::scan(&job)? {
+        let request = Request { job: &job, sampling, target, timeline: &timeline };
+        if let Some(frames) = request.frames()? {
+            return Ok(frames);
+        }
+    }
+    let timeline = index::count_by_decoding(&job)?;
+    let request = Request { job: &job, sampling, target, timeline: &timeline };
+    request.frames()?.ok_or_else(|| job.corrupt(0.0, "frames differ between two passes".to_owned()))
+}
+
+/// Starts FFmpeg once and silences its own log: what goes wrong is told by our errors.
+pub(crate) fn quiet_ffmpeg() -> Result<(), ffmpeg::Error> {
+    static STARTED: std::sync::OnceLock<Result<(), ffmpeg::Error>> = std::sync::OnceLock::new();
+    *STARTED.get_or_init(|| {
+        ffmpeg::init()?;
+        ffmpeg::log::set_level(ffmpeg::log::Level::Quiet);
+        Ok(())
+    })
+}
+
+/// One file, its bounds, and its errors.
+struct Job {
+    path: PathBuf,
+    limits: DecodeLimits,
+    deadline: Instant,
+}
+
+impl Job {
+    fn new(path: &Path, limits: &DecodeLimits) -> Result<Self, VideoError> {
+        let job = |deadline| Self { path: path.to_owned(), limits: *limits, deadline };
+        let now = Instant::now();
+        let allowed = Duration::try_from_secs_f64(limits.seconds)
+            .map_err(|_| VideoError::Sampling { reason: format!("expected a time limit, found {} s", limits.seconds) })?;
+        let job = job(now.checked_add(allowed).unwrap_or(now + Duration::from_secs(u32::MAX.into())));
+        quiet_ffmpeg().map_err(|e| job.unsupported(format!("FFmpeg does not start: {e}")))?;
+        Ok(job)
+    }
+
+    fn check_time(&self) -> Result<(), VideoError> {
+        if Instant::now() > self.deadline { Err(self.too_slow()) } else { Ok(()) }
+    }
+
+    fn too_slow(&self) -> VideoError {
+        VideoError::TooSlow { path: self.path.clone(), limit: self.limits.seconds }
+    }
+
+    fn corrupt(&self, seconds: f64, found: String) -> VideoError {
+        VideoError::Corrupt { path: self.path.clone(), seconds, found }
+    }
+
+    fn unsupported(&self, found: String) -> VideoError {
+        VideoError::Unsupported { path: self.path.clone(), found }
+    }
+
+    fn check_memory(&self, frames: usize, (w, h): (u32, u32), source: (u32, u32)) -> Result<(), VideoError> {
+        /// Pictures that a decoder keeps at most (16 references and what is in flight).
+        const DECODER_PICTURES: u64 = 24;
+        /// Bytes per pixel of a decoder's picture, deep ones included.
+        const DECODER_BYTES: u64 = 4;
+        let kept = 3 * u64::from(w) * u64::from(h) * frames as u64;
+        let needed = kept + DECODER_PICTURES * DECODER_BYTES * u64::from(source.0) * u64::from(source.1);
+        if needed <= self.limits.bytes {
+            return Ok(());
+        }
+        Err(VideoError::TooLarge {
+            path: self.path.clone(),
+            needed,
+            limit: self.limits.bytes,
+            found: format!("{frames} frames of {w} x {h} from {} x {}", source.0, source.1),
+        })
+    }
+}
+
+/// What is wanted of a file whose frames are known.
+struct Request<'a> {
+    job: &'a Job,
+    sampling: &'a Sampling,
+    target: &'a dyn Fn((u32, u32), usize) -> Result<(u32, u32), VideoError>,
+    timeline: &'a Timeline,
+}
+
+impl Request<'_> {
+    /// The frames, or `None` if one does not turn up where its time stamp says.
+    fn frames(&self) -> Result<Option<Frames>, VideoError> {
+        let times = &self.timeline.times;
+        let indices = self.sampling.indices(times, self.timeline.duration)?;
+        let mut reader = Reader::open(self.job, self.timeline)?;
+        let size = reader.upright_size();
+        let target = (self.target)(size, indices.len())?;
+        self.job.check_memory(indices.len(), target, size)?;
+        let mut wanted: Vec<usize> = indices.clone();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let mut pictures: BTreeMap<usize, RgbImage> = BTreeMap::new();
+        for index in wanted {
+            let Some(picture) = reader.frame(index)? else { return Ok(None) };
+            let picture = if picture.dimensions() == target { picture } else { resize_bicubic(&picture, target) };
+            pictures.insert(index, picture);
+        }
+        Ok(Some(Frames {
+            images: indices.iter().filter_map(|i| pictures.get(i).cloned()).collect(),
+            times: indices.iter().map(|&i| times[i]).collect(),
+            indices,
+            total_frames: times.len(),
+            duration: self.timeline.duration,
+        }))
+    }
+}

@@ -1,0 +1,36 @@
+//! Decoded frames and the bounds of decoding.
+
+use image::RgbImage;
+use serde::{Deserialize, Serialize};
+
+/// Frames picked from one video, all of one size.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Frames {
+    /// The pictures, in the order they were asked for.
+    pub images: Vec<RgbImage>,
+    /// Index of each picture in the video, in presentation order from 0.
+    pub indices: Vec<usize>,
+    /// Time of each picture, seconds from the video's first frame.
+    pub times: Vec<f64>,
+    /// Frames in the whole video.
+    pub total_frames: usize,
+    /// Length of the whole video, seconds.
+    pub duration: f64,
+}
+
+/// Bounds on decoding one video, so that a bad file cannot hold a run up or eat its memory.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DecodeLimits {
+    /// Longest time that decoding may take, seconds.
+    pub seconds: f64,
+    /// Most memory that frames and decoder may take, bytes.
+    pub bytes: u64,
+}
+
+impl Default for DecodeLimits {
+    /// Two minutes and 4 GiB: far above what a sane clip needs.
+    fn default() -> Self {
+        Self { seconds: 120.0, bytes: 4 << 30 }
+    }
+}

@@ -1,0 +1,180 @@
+//! Which frames of a video to look at.
+
+use serde::{Deserialize, Serialize};
+
+use crate::VideoError;
+
+/// Frames are taken in pairs, since two of them make one temporal grid (qwen-vl-utils' `FRAME_FACTOR`).
+const FRAME_FACTOR: usize = 2;
+
+/// How frames are picked from a video.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Sampling {
+    /// `frames` frames from the first to the last, evenly; a shorter video repeats frames.
+    Uniform {
+        /// How many.
+        frames: usize,
+    },
+    /// By rate, with bounds, as qwen-vl-utils does ([`smart_nframes`]), then evenly.
+    Fps {
+        /// Frames per second of video.
+        fps: f64,
+        /// At least this many, rounded up to even.
+        min_frames: usize,
+        /// At most this many, rounded down to even.
+        max_frames: usize,
+    },
+    /// These frames, counted from 0 in presentation order.
+    Indices(Vec<usize>),
+    /// What is on the screen at these times, seconds from the first frame.
+    Times(Vec<f64>),
+}
+
+impl Sampling {
+    /// The wanted frames of a video whose frames appear at `times` (seconds, ascending, first is 0) and that lasts
+    /// `duration` seconds.
+    ///
+    /// # Errors
+    /// [`VideoError::Sampling`] for a frame or time outside the video, no frames at all, or a rate that is not positive.
+    pub fn indices(&self, times: &[f64], duration: f64) -> Result<Vec<usize>, VideoError> {
+        let total = times.len();
+        let picked = match self {
+            Self::Uniform { frames } => uniform_indices(total, *frames),
+            Self::Fps { fps, min_frames, max_frames } => {
+                let rate = total as f64 / duration;
+                let frames = smart_nframes(total, rate, &FpsBounds { fps: *fps, min: *min_frames, max: *max_frames })?;
+                uniform_indices(total, frames)
+            }
+            Self::Indices(indices) => {
+                if let Some(outside) = indices.iter().find(|&&i| i >= total) {
+                    return Err(bad(format!("frame {outside} is outside the video of {total} frames")));
+                }
+                indices.clone()
+            }
+            Self::Times(wanted) => wanted.iter().map(|&t| index_at(times, duration, t)).collect::<Result<_, _>>()?,
+        };
+        if picked.is_empty() { Err(bad("no frames are asked for".to_owned())) } else { Ok(picked) }
+    }
+}
+
+/// `linspace(0, total - 1, frames)` rounded half to even, in exact integer arithmetic.
+///
+/// Empty when `total` or `frames` is 0; `[0]` when `frames` is 1.
+pub fn uniform_indices(total: usize, frames: usize) -> Vec<usize> {
+    if total == 0 {
+        return Vec::new();
+    }
+    let gaps = frames.saturating_sub(1).max(1);
+    (0..frames).map(|i| round_ratio(i * (total - 1), gaps)).collect()
+}
+
+/// Bounds of sampling by rate.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct FpsBounds {
+    /// Frames per second of video.
+    pub fps: f64,
+    /// At least this many frames.
+    pub min: usize,
+    /// At most this many frames.
+    pub max: usize,
+}
+
+/// qwen-vl-utils' `smart_nframes`: an even number of frames near `total / video_fps * fps`, within the bounds and
+/// not above `total`.
+///
+/// # Errors
+/// [`VideoError::Sampling`] for rates that are not positive, or a video of fewer than two frames.
+pub fn smart_nframes(total: usize, video_fps: f64, bounds: &FpsBounds) -> Result<usize, VideoError> {
+    let positive = |x: f64| x.is_finite() && x > 0.0;
+    if !positive(bounds.fps) || !positive(video_fps) {
+        return Err(bad(format!("expected positive rates, found fps {} of a video at {video_fps} fps", bounds.fps)));
+    }
+    let min = bounds.min.div_ceil(FRAME_FACTOR) * FRAME_FACTOR;
+    let max = bounds.max / FRAME_FACTOR * FRAME_FACTOR;
+    let wanted = (total as f64 / video_fps * bounds.fps).max(min as f64).min(max as f64).min(total as f64);
+    let frames = wanted as usize / FRAME_FACTOR * FRAME_FACTOR;
+    if frames < FRAME_FACTOR {
+        return Err(bad(format!(
+            "sampling by fps needs at least {FRAME_FACTOR} frames, found {total} in the video and at most {max} allowed"
+        )));
+    }
+    Ok(frames)
+}
+
+fn index_at(times: &[f64], duration: f64, wanted: f64) -> Result<usize, VideoError> {
+    // Times in records are decimal, time stamps are multiples of a time base: allow for their rounding.
+    const SLACK: f64 = 1e-6;
+    if !(-SLACK..=duration + SLACK).contains(&wanted) {
+        return Err(bad(format!("time {wanted} s is outside the video of {duration} s")));
+    }
+    Ok(times.partition_point(|&t| t <= wanted + SLACK).saturating_sub(1))
+}
+
+fn round_ratio(numerator: usize, denominator: usize) -> usize {
+    let (quotient, rest) = (numerator / denominator, numerator % denominator);
+    let up = 2 * rest > denominator || (2 * rest == denominator && quotient % 2 == 1);
+    quotient + usize::from(up)
+}
+
+fn bad(reason: String) -> VideoError {
+    VideoError::Sampling { reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn halves_round_to_even() {
+        // linspace(0, 3, 3) = 0, 1.5, 3 and linspace(0, 5, 3) = 0, 2.5, 5
+        assert_eq!(uniform_indices(4, 3), [0, 2, 3]);
+        assert_eq!(uniform_indices(6, 3), [0, 2, 5]);
+    }
+
+    #[test]
+    fn a_short_video_repeats_frames() {
+        assert_eq!(uniform_indices(1, 4), [0, 0, 0, 0]);
+        assert_eq!(uniform_indices(2, 4), [0, 0, 1, 1]);
+    }
+
+    #[test]
+    fn frame_counts_by_rate_match_qwen_vl_utils() {
+        let bounds = |fps, min, max| FpsBounds { fps, min, max };
+        // (total, video fps, fps, min, max) -> frames, computed with qwen-vl-utils 0.0.8
+        for (total, rate, fps, min, max, expected) in [
+            (300, 30.0, 2.0, 4, 768, 20),
+            (90, 30.0, 2.0, 4, 768, 6),
+            (90, 29.97, 2.0, 4, 16, 6),
+            (10_000, 25.0, 2.0, 4, 16, 16),
+            (7, 25.0, 2.0, 4, 768, 4),
+            (3, 25.0, 2.0, 4, 768, 2),
+            (1000, 25.0, 1.0, 3, 31, 30),
+        ] {
+            assert_eq!(smart_nframes(total, rate, &bounds(fps, min, max)).unwrap(), expected, "{total} at {rate}");
+        }
+        assert!(smart_nframes(1, 25.0, &bounds(2.0, 4, 768)).is_err());
+        assert!(smart_nframes(10, 25.0, &bounds(0.0, 4, 768)).is_err());
+    }
+
+    #[test]
+    fn a_time_gives_the_frame_on_the_screen() {
+        let times = [0.0, 0.1, 0.5];
+        let at = |t: f64| Sampling::Times(vec![t]).indices(&times, 0.6).map(|i| i[0]);
+        assert_eq!(at(0.0).unwrap(), 0);
+        assert_eq!(at(0.099).unwrap(), 0);
+        assert_eq!(at(0.1).unwrap(), 1);
+        assert_eq!(at(0.49).unwrap(), 1);
+        assert_eq!(at(0.6).unwrap(), 2);
+        assert!(at(0.7).is_err());
+        assert!(at(-0.1).is_err());
+        assert!(at(f64::NAN).is_err());
+    }
+
+    #[test]
+    fn frames_outside_the_video_are_refused() {
+        assert!(Sampling::Indices(vec![0, 3]).indices(&[0.0, 0.1, 0.2], 0.3).is_err());
+        assert!(Sampling::Indices(vec![]).indices(&[0.0], 0.1).is_err());
+        assert!(Sampling::Uniform { frames: 0 }.indices(&[0.0], 0.1).is_err());
+    }
+}

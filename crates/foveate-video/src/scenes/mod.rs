@@ -1,0 +1,326 @@
+//! Synthetic scenes: coloured shapes in four quadrants, a short event, and a question about it.
+//!
+//! A scene is 16 frames, that is 8 temporal grids of two frames. Events fill whole grids, and what happens in a grid
+//! is visible in that grid alone, since Qwen2.5-VL's vision tower never looks across grids: a shape that appears
+//! wears a white ring, one that flashes is white, one that moves stands elsewhere in the grid's second frame. The
+//! event's span is recorded: it is the truth for "crucial frames".
+//!
+//! All randomness comes from a stream per (seed, split, index), so splits never share a scene and a scene does not
+//! depend on how many others are made.
+
+#[cfg(feature = "decode")]
+mod encode;
+mod generate;
+mod render;
+mod words;
+mod write;
+
+use serde::{Deserialize, Serialize};
+
+pub use words::vocabulary;
+#[cfg(feature = "decode")]
+pub use write::write;
+pub use write::{SceneRecord, Written, write_lookup};
+
+/// Frames of a scene.
+pub const FRAMES: usize = 16;
+/// Frames of one temporal grid.
+pub const GRID_FRAMES: usize = 2;
+/// Temporal grids of a scene.
+pub const GRIDS: usize = FRAMES / GRID_FRAMES;
+/// Frames per second of a scene's file.
+pub const FPS: usize = 8;
+/// Side of a rendered frame, pixels.
+pub const SIDE: u32 = 128;
+
+macro_rules! names {
+    ($(#[$meta:meta])* $name:ident { $($(#[$variant_meta:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(rename_all = "lowercase")]
+        pub enum $name { $($(#[$variant_meta])* $variant),+ }
+
+        impl $name {
+            /// All of them, in a stable order.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The word used in questions, options, targets and files.
+            pub fn word(self) -> &'static str {
+                match self { $(Self::$variant => $word),+ }
+            }
+        }
+    };
+}
+
+names! {
+    /// Colour of a shape.
+    Colour {
+        /// Red.
+        Red = "red",
+        /// Green.
+        Green = "green",
+        /// Blue.
+        Blue = "blue",
+        /// Yellow.
+        Yellow = "yellow",
+        /// Cyan.
+        Cyan = "cyan",
+        /// Magenta.
+        Magenta = "magenta",
+    }
+}
+
+names! {
+    /// Outline of a shape.
+    Shape {
+        /// A disc.
+        Circle = "circle",
+        /// A square.
+        Square = "square",
+        /// A triangle standing on its base.
+        Triangle = "triangle",
+        /// An upright cross.
+        Cross = "cross",
+    }
+}
+
+names! {
+    /// Way in which a shape moves.
+    Direction {
+        /// To smaller x.
+        Left = "left",
+        /// To larger x.
+        Right = "right",
+        /// To smaller y.
+        Up = "up",
+        /// To larger y.
+        Down = "down",
+    }
+}
+
+names! {
+    /// What is asked.
+    Kind {
+        /// What colour is the shape that appears.
+        Popup = "popup",
+        /// Which shape turns white for a moment.
+        Flash = "flash",
+        /// Which way does the red shape move.
+        Dir = "dir",
+        /// What colour appears first.
+        Order = "order",
+        /// Which colours appear: always two or three right answers.
+        Multi = "multi",
+    }
+}
+
+names! {
+    /// Which set a scene belongs to; sets never share a scene.
+    Split {
+        /// Questions for reinforcement learning.
+        Train = "train",
+        /// Held-out questions.
+        Test = "test",
+        /// Questions with targets for the cold start.
+        Sft = "sft",
+    }
+}
+
+/// How often each kind is asked, relative to the others.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct KindWeights {
+    /// Weight of [`Kind::Popup`].
+    pub popup: f64,
+    /// Weight of [`Kind::Flash`].
+    pub flash: f64,
+    /// Weight of [`Kind::Dir`].
+    pub dir: f64,
+    /// Weight of [`Kind::Order`].
+    pub order: f64,
+    /// Weight of [`Kind::Multi`].
+    pub multi: f64,
+}
+
+impl KindWeights {
+    /// Weights of the cold start: kinds that are slow to learn come more often.
+    pub const COLD_START: Self = Self { popup: 1.0, flash: 4.0, dir: 3.0, order: 1.0, multi: 1.5 };
+
+    /// The weight of one kind.
+    pub fn of(&self, kind: Kind) -> f64 {
+        match kind {
+            Kind::Popup => self.popup,
+            Kind::Flash => self.flash,
+            Kind::Dir => self.dir,
+            Kind::Order => self.order,
+            Kind::Multi => self.multi,
+        }
+    }
+}
+
+impl Default for KindWeights {
+    /// All kinds alike.
+    fn default() -> Self {
+        Self { popup: 1.0, flash: 1.0, dir: 1.0, order: 1.0, multi: 1.0 }
+    }
+}
+
+/// A set of scenes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SceneSpec {
+    /// Seed of the whole data set; splits differ on their own.
+    pub seed: u64,
+    /// Number of scenes.
+    pub count: usize,
+    /// Which set.
+    pub split: Split,
+    /// How often each kind comes.
+    pub kinds: KindWeights,
+}
+
+/// Frames `start..start + frames` of an event; both are multiples of [`GRID_FRAMES`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// First frame.
+    pub start: usize,
+    /// Number of frames, 2 or 4.
+    pub frames: usize,
+}
+
+impl Window {
+    /// Whether a frame lies inside.
+    pub fn contains(&self, frame: usize) -> bool {
+        (self.start..self.start + self.frames).contains(&frame)
+    }
+
+    /// Temporal grids that the window fills.
+    pub fn grids(&self) -> std::ops::Range<usize> {
+        self.start / GRID_FRAMES..(self.start + self.frames) / GRID_FRAMES
+    }
+
+    /// Start and end, seconds.
+    pub fn span(&self) -> [f64; 2] {
+        [self.start as f64 / FPS as f64, (self.start + self.frames) as f64 / FPS as f64]
+    }
+}
+
+/// What an object does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// Nothing; it is there all the time.
+    None,
+    /// Is there, with a ring, during the window only.
+    Appears(Window),
+    /// Is white during the window.
+    Flashes(Window),
+    /// Moves across its quadrant during the window.
+    Moves(Window, Direction),
+}
+
+/// One coloured shape.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Object {
+    /// Quadrant: 0 top left, 1 top right, 2 bottom left, 3 bottom right.
+    pub quadrant: usize,
+    /// Its colour.
+    pub colour: Colour,
+    /// Its outline.
+    pub shape: Shape,
+    /// Centre in the first frame relative to the quadrant's, pixels (x, y).
+    pub offset: [f64; 2],
+    /// Slow drift, pixels per frame (x, y).
+    pub drift: [f64; 2],
+    /// What it does.
+    pub event: Event,
+}
+
+/// State of a quadrant in one temporal grid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Nothing there.
+    Empty,
+    /// A shape that merely drifts.
+    Still,
+    /// A shape with a ring around it.
+    Ring,
+    /// A white shape.
+    Flash,
+    /// Moves to the left.
+    Left,
+    /// Moves to the right.
+    Right,
+    /// Moves up.
+    Up,
+    /// Moves down.
+    Down,
+}
+
+/// What one quadrant shows in one temporal grid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cell {
+    /// Visible colour; none where nothing is, or where the shape is white.
+    pub colour: Option<Colour>,
+    /// Visible shape, if any.
+    pub shape: Option<Shape>,
+    /// What it does.
+    pub state: State,
+}
+
+/// One scene with its question.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scene {
+    /// "train-00017".
+    pub id: String,
+    /// What is asked.
+    pub kind: Kind,
+    /// At most one per quadrant.
+    pub objects: Vec<Object>,
+    /// The question, words separated by single spaces.
+    pub question: String,
+    /// Four options, each a single word such as "A.red".
+    pub options: Vec<String>,
+    /// The right letters in order, such as "B" or "A,C".
+    pub answer: String,
+    /// Completion that the cold start is taught.
+    pub target: String,
+    /// When the event happens, seconds, in order of time.
+    pub spans: Vec<[f64; 2]>,
+    /// Temporal grids of the event, ascending.
+    pub grids: Vec<usize>,
+    /// Seed of the background noise.
+    noise: u64,
+}
+
+impl Scene {
+    /// What each quadrant shows in each temporal grid, `[GRIDS][4]`.
+    pub fn cells(&self) -> Vec<[Cell; 4]> {
+        (0..GRIDS).map(|grid| self.cells_of(grid)).collect()
+    }
+
+    fn cells_of(&self, grid: usize) -> [Cell; 4] {
+        let mut cells = [Cell { colour: None, shape: None, state: State::Empty }; 4];
+        for object in &self.objects {
+            cells[object.quadrant] = object.cell(grid * GRID_FRAMES);
+        }
+        cells
+    }
+}
+
+impl Object {
+    fn cell(&self, frame: usize) -> Cell {
+        let seen = |state| Cell { colour: Some(self.colour), shape: Some(self.shape), state };
+        match self.event {
+            Event::Appears(window) if !window.contains(frame) => Cell { colour: None, shape: None, state: State::Empty },
+            Event::Appears(_) => seen(State::Ring),
+            Event::Flashes(window) if window.contains(frame) => Cell { colour: None, ..seen(State::Flash) },
+            Event::Moves(window, direction) if window.contains(frame) => seen(match direction {
+                Direction::Left => State::Left,
+                Direction::Right => State::Right,
+                Direction::Up => State::Up,
+                Direction::Down => State::Down,
+            }),
+            Event::None | Event::Flashes(_) | Event::Moves(..) => seen(State::Still),
+        }
+    }
+}

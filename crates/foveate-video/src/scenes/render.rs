@@ -1,0 +1,129 @@
+//! Painting a scene's frames.
+
+use image::{Rgb, RgbImage};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::{Colour, Direction, Event, FRAMES, Object, SIDE, Scene, Shape};
+
+const RADIUS: f64 = 17.0;
+/// Inner and outer radius of the ring around a shape that appears.
+const RING: [f64; 2] = [24.0, 27.5];
+/// Way of a moving shape through its window, pixels.
+const WAY: f64 = 24.0;
+const WHITE: Rgb<u8> = Rgb([255, 255, 255]);
+/// Side of a square of background noise.
+const NOISE_SIDE: u32 = 8;
+/// One in so many squares changes from frame to frame: the ground flickers, yet files stay small.
+const NOISE_RENEWAL: u32 = 8;
+
+impl Colour {
+    /// The colour as painted.
+    pub fn rgb(self) -> [u8; 3] {
+        match self {
+            Self::Red => [230, 40, 40],
+            Self::Green => [40, 200, 60],
+            Self::Blue => [50, 80, 240],
+            Self::Yellow => [235, 220, 40],
+            Self::Cyan => [40, 215, 225],
+            Self::Magenta => [225, 50, 215],
+        }
+    }
+}
+
+impl Scene {
+    /// The scene's [`FRAMES`] frames of [`SIDE`] x [`SIDE`] pixels.
+    pub fn frames(&self) -> Vec<RgbImage> {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.noise);
+        let mut ground = RgbImage::new(SIDE, SIDE);
+        (0..FRAMES)
+            .map(|frame| {
+                renew(&mut ground, if frame == 0 { 1 } else { NOISE_RENEWAL }, &mut rng);
+                let mut image = ground.clone();
+                self.objects.iter().for_each(|object| paint(&mut image, object, frame));
+                image
+            })
+            .collect()
+    }
+}
+
+/// Draws one in `every` squares of dark noise anew.
+fn renew(ground: &mut RgbImage, every: u32, rng: &mut ChaCha8Rng) {
+    for y in (0..SIDE).step_by(NOISE_SIDE as usize) {
+        for x in (0..SIDE).step_by(NOISE_SIDE as usize) {
+            if !rng.random_ratio(1, every) {
+                continue;
+            }
+            let level = rng.random_range(8..40u8);
+            for inner in 0..NOISE_SIDE * NOISE_SIDE {
+                ground.put_pixel(x + inner % NOISE_SIDE, y + inner / NOISE_SIDE, Rgb([level, level, level + 6]));
+            }
+        }
+    }
+}
+
+fn paint(image: &mut RgbImage, object: &Object, frame: usize) {
+    let inside = object.event.window().is_some_and(|w| w.contains(frame));
+    let (colour, ring) = match object.event {
+        Event::Appears(_) if !inside => return,
+        Event::Appears(_) => (Rgb(object.colour.rgb()), true),
+        Event::Flashes(_) if inside => (WHITE, false),
+        Event::None | Event::Flashes(_) | Event::Moves(..) => (Rgb(object.colour.rgb()), false),
+    };
+    let [x, y] = object.centre(frame);
+    let reach = RING[1] + 1.0;
+    let range = |c: f64| (c - reach).max(0.0) as u32..((c + reach).max(0.0) as u32 + 1).min(SIDE);
+    for py in range(y) {
+        for px in range(x) {
+            let (dx, dy) = (f64::from(px) + 0.5 - x, f64::from(py) + 0.5 - y);
+            let distance = dx.hypot(dy);
+            if object.shape.covers(dx, dy) {
+                image.put_pixel(px, py, colour);
+            } else if ring && (RING[0]..=RING[1]).contains(&distance) {
+                image.put_pixel(px, py, WHITE);
+            }
+        }
+    }
+}
+
+impl Object {
+    /// Centre in a frame, pixels (x, y).
+    fn centre(&self, frame: usize) -> [f64; 2] {
+        let half = f64::from(SIDE) / 4.0;
+        let corner = [self.quadrant % 2, self.quadrant / 2].map(|i| i as f64 * 2.0 * half);
+        let shift = self.shift(frame);
+        std::array::from_fn(|axis| corner[axis] + half + self.offset[axis] + self.drift[axis] * frame as f64 + shift[axis])
+    }
+
+    /// Way moved so far, centred on the quadrant: half of it lies before the start and half beyond.
+    fn shift(&self, frame: usize) -> [f64; 2] {
+        let Event::Moves(window, direction) = self.event else { return [0.0; 2] };
+        // The first frame of the window stands where the shape stood before, so every grid inside shows motion.
+        let steps = (window.frames - 1) as f64;
+        let done = (frame as f64 - window.start as f64).clamp(0.0, steps) / steps;
+        let way = WAY * (done - 0.5);
+        match direction {
+            Direction::Left => [-way, 0.0],
+            Direction::Right => [way, 0.0],
+            Direction::Up => [0.0, -way],
+            Direction::Down => [0.0, way],
+        }
+    }
+}
+
+impl Shape {
+    fn covers(self, dx: f64, dy: f64) -> bool {
+        match self {
+            Self::Circle => dx.hypot(dy) <= RADIUS,
+            Self::Square => dx.abs().max(dy.abs()) <= 0.85 * RADIUS,
+            Self::Triangle => {
+                let down = (dy + RADIUS) / (1.8 * RADIUS); // 0 at the tip, 1 at the base
+                (0.0..=1.0).contains(&down) && dx.abs() <= down * RADIUS
+            }
+            Self::Cross => {
+                let (near, far) = (dx.abs().min(dy.abs()), dx.abs().max(dy.abs()));
+                near <= 0.35 * RADIUS && far <= RADIUS
+            }
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Scenes as files: videos, question records, cells, and text-only look-ups.
+
+use std::path::{Path, PathBuf};
+
+use rand::Rng;
+use rand::seq::SliceRandom;
+use serde::{Deserialize, Serialize};
+
+use super::generate::stream;
+use super::words::{choice_families, lettered, options};
+use crate::VideoError;
+use crate::files::write_atomic;
+
+/// One line of a record file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SceneRecord {
+    /// "train-00017".
+    pub id: String,
+    /// The video's file relative to the record file; none for a text-only record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub video: Option<String>,
+    /// The question.
+    pub question: String,
+    /// Options such as "A.red".
+    pub options: Vec<String>,
+    /// Right letters such as "B" or "A,C"; empty for a look-up.
+    pub answer: String,
+    /// Completion that the cold start is taught.
+    pub target: String,
+    /// [`Kind`](super::Kind)'s word, or "lookup".
+    pub kind: String,
+    /// When the event happens, seconds.
+    pub spans: Vec<[f64; 2]>,
+    /// "scenes".
+    pub source: String,
+    /// [`Split`](super::Split)'s word.
+    pub split: String,
+}
+
+/// Where a set was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// The records, `DIR/SPLIT.jsonl`.
+    pub records: PathBuf,
+    /// What each quadrant shows, `DIR/SPLIT.cells.jsonl`: `{"id": .., "cells": [grids][4]}`; see
+    /// [`Scene::cells`](super::Scene::cells).
+    pub cells: PathBuf,
+    /// Whether everything was there already.
+    pub reused: bool,
+}
+
+/// Writes `DIR/lookup.jsonl`: `count` text-only records that ask nothing but which word has which letter, and returns
+/// its path. The question is four options, the target names all four in random order.
+///
+/// # Errors
+/// [`VideoError::Io`] if the disk refuses.
+pub fn write_lookup(dir: &Path, seed: u64, count: usize) -> Result<PathBuf, VideoError> {
+    let path = dir.join("lookup.jsonl");
+    let records: Vec<SceneRecord> = (0..count).map(|index| lookup(seed, index)).collect();
+    write_lines(&path, &records)?;
+    Ok(path)
+}
+
+fn lookup(seed: u64, index: usize) -> SceneRecord {
+    let mut rng = stream(seed, "lookup", index);
+    let families = choice_families();
+    let mut choices = families[rng.random_range(0..families.len())].clone();
+    choices.shuffle(&mut rng);
+    choices.truncate(4);
+    let mut named = choices.clone();
+    named.shuffle(&mut rng);
+    let named: Vec<String> = named.iter().map(|word| lettered(word, &choices)).collect();
+    SceneRecord {
+        id: format!("lookup-{index:05}"),
+        video: None,
+        question: options(&choices).join(" "),
+        options: Vec::new(),
+        answer: String::new(),
+        target: format!("so {}", named.join(" ")),
+        kind: "lookup".to_owned(),
+        spans: Vec::new(),
+        source: "scenes".to_owned(),
+        split: "sft".to_owned(),
+    }
+}
+
+fn write_lines<T: Serialize>(path: &Path, items: &[T]) -> Result<(), VideoError> {
+    let mut text = Vec::new();
+    for item in items {
+        serde_json::to_writer(&mut text, item)
+            .map_err(|e| VideoError::BadFile { path: path.to_owned(), reason: e.to_string() })?;
+        text.push(b'\n');
+    }
+    write_atomic(path, &text)
+}
+
+#[cfg(feature = "decode")]
+pub use videos::write;
+
+#[cfg(feature = "decode")]
+mod videos {
+    use std::collections::BTreeMap;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use fs_err as fs;
+    use rayon::prelude::*;
+
+    use super::super::encode::encode;
+    use super::super::{Cell, Scene, SceneSpec};
+    use super::{Path, SceneRecord, Serialize, VideoError, Written, write_atomic, write_lines};
+
+    /// Changes when the same spec would give other files.
+    const VERSION: u32 = 1;
+    const MANIFEST: &str = "scenes.json";
+    const VIDEOS: &str = "videos";
+
+    #[derive(Serialize)]
+    struct CellsLine {
+        id: String,
+        cells: Vec<[Cell; 4]>,
+    }
+
+    /// Writes a set: `DIR/videos/SPLIT-NNNNN.mp4`, `DIR/SPLIT.jsonl` and `DIR/SPLIT.cells.jsonl`.
+    ///
+    /// `DIR/scenes.json` keeps a hash of each split's spec: when it matches and the files are there, nothing is made;
+    /// otherwise the split is made anew. `progress` is told the number of scenes done, from several threads.
+    ///
+    /// # Errors
+    /// [`VideoError::Encode`] if FFmpeg cannot encode H.264, [`VideoError::Io`] if the disk refuses.
+    pub fn write(dir: &Path, spec: &SceneSpec, progress: &(dyn Fn(usize) + Sync)) -> Result<Written, VideoError> {
+        let split = spec.split.word();
+        let paths = (dir.join(format!("{split}.jsonl")), dir.join(format!("{split}.cells.jsonl")));
+        let scenes: Vec<Scene> = (0..spec.count).into_par_iter().map(|index| spec.scene(index)).collect();
+        let hash = hash(spec, dir)?;
+        let manifest_path = dir.join(MANIFEST);
+        let mut manifest = read_manifest(&manifest_path);
+        let complete = paths.0.exists() && paths.1.exists() && scenes.iter().all(|s| dir.join(video(s)).exists());
+        if complete && manifest.get(split) == Some(&hash) {
+            return Ok(Written { records: paths.0, cells: paths.1, reused: true });
+        }
+        if manifest.remove(split).is_some() {
+            write_manifest(&manifest_path, &manifest)?;
+        }
+        remove_videos(&dir.join(VIDEOS), split)?;
+        let done = AtomicUsize::new(0);
+        scenes.par_iter().try_for_each(|scene| {
+            encode(&dir.join(video(scene)), &scene.frames())?;
+            progress(done.fetch_add(1, Ordering::Relaxed) + 1);
+            Ok::<_, VideoError>(())
+        })?;
+        write_lines(&paths.0, &scenes.iter().map(|scene| record(scene, split)).collect::<Vec<_>>())?;
+        let cells = scenes.iter().map(|s| CellsLine { id: s.id.clone(), cells: s.cells() }).collect::<Vec<_>>();
+        write_lines(&paths.1, &cells)?;
+        manifest.insert(split.to_owned(), hash);
+        write_manifest(&manifest_path, &manifest)?;
+        Ok(Written { records: paths.0, cells: paths.1, reused: false })
+    }
+
+    fn video(scene: &Scene) -> String {
+        format!("{VIDEOS}/{}.mp4", scene.id)
+    }
+
+    fn record(scene: &Scene, split: &str) -> SceneRecord {
+        SceneRecord {
+            id: scene.id.clone(),
+            video: Some(video(scene)),
+            question: scene.question.clone(),
+            options: scene.options.clone(),
+            answer: scene.answer.clone(),
+            target: scene.target.clone(),
+            kind: scene.kind.word().to_owned(),
+            spans: scene.spans.clone(),
+            source: "scenes".to_owned(),
+            split: split.to_owned(),
+        }
+    }
+
+    fn hash(spec: &SceneSpec, dir: &Path) -> Result<String, VideoError> {
+        let text = serde_json::to_vec(&(VERSION, spec))
+            .map_err(|e| VideoError::BadFile { path: dir.to_owned(), reason: e.to_string() })?;
+        Ok(blake3::hash(&text).to_hex().to_string())
+    }
+
+    /// An unreadable manifest counts as none: everything is then made anew.
+    fn read_manifest(path: &Path) -> BTreeMap<String, String> {
+        fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+    }
+
+    fn write_manifest(path: &Path, manifest: &BTreeMap<String, String>) -> Result<(), VideoError> {
+        let text = serde_json::to_vec_pretty(manifest)
+            .map_err(|e| VideoError::BadFile { path: path.to_owned(), reason: e.to_string() })?;
+        write_atomic(path, &text)
+    }
+
+    fn remove_videos(dir: &Path, split: &str) -> Result<(), VideoError> {
+        fs::create_dir_all(dir).map_err(|e| VideoError::io(dir, e))?;
+        let prefix = format!("{split}-");
+        for entry in fs::read_dir(dir).map_err(|e| VideoError::io(dir, e))? {
+            let entry = entry.map_err(|e| VideoError::io(dir, e))?;
+            let name = entry.file_name();
+            if name.to_string_lossy().starts_with(&prefix) {
+                fs::remove_file(entry.path()).map_err(|e| VideoError::io(&entry.path(), e))?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,103 @@
+//! The policy's answers to a file of examples: what `eval` and the ends of training measure.
+
+use std::{path::Path, sync::Arc};
+
+use anyhow::Result;
+use foveate_policy::{Encoded, GroupSeed, Rollout, SamplingParams, TextProcessor, Vlm};
+use foveate_reward::{Answer, Rubric};
+
+use crate::{
+    config::Config,
+    data::{BadExample, Examples, Loader, LoaderOptions, LoaderState, Order, Prepared},
+    eval::Item,
+    run::Stop,
+};
+
+/// Tells evaluation's random streams from those of training steps.
+const EVAL_STEP: u64 = u64::MAX;
+
+/// A policy with what is needed to judge its answers.
+#[derive(Debug, Clone, Copy)]
+pub struct Examinee<'a> {
+    /// The policy.
+    pub policy: &'a Vlm,
+    /// Its directory, for its preprocessing.
+    pub dir: &'a Path,
+    /// Its tokens.
+    pub text: &'a Arc<TextProcessor>,
+    /// How answers are judged.
+    pub rubric: &'a Rubric,
+    /// The configuration; `eval` is used.
+    pub config: &'a Config,
+}
+
+/// The answers to a file of examples.
+#[derive(Debug, Default)]
+pub struct Answers {
+    /// Every answered item, in the order of the file.
+    pub items: Vec<Item>,
+    /// Examples that could not be read.
+    pub bad: Vec<BadExample>,
+}
+
+impl Examinee<'_> {
+    /// Answers the first `eval.limit` examples of a file, one completion each. `each` hears how many are done of how
+    /// many. Ends early, with what there is, if asked to stop.
+    ///
+    /// # Errors
+    /// The file cannot be read, or a prompt does not fit the model.
+    pub fn answer(&self, file: &Path, stop: &Stop, each: &dyn Fn(usize, usize)) -> Result<Answers> {
+        let eval = &self.config.eval;
+        let examples = Examples::evaluation(file, self.config, self.dir, Arc::clone(self.text))?;
+        let records = examples.records().len();
+        let count = if eval.limit == 0 { records } else { records.min(eval.limit) };
+        let options = LoaderOptions {
+            depth: 2 * eval.batch,
+            threads: self.config.data.threads,
+            on_bad: self.config.data.on_bad_example,
+        };
+        let mut loader = Loader::new(examples, Order::Once(count), options, LoaderState::default())?;
+        let mut answers = Answers::default();
+        while !stop.requested() {
+            let batch = loader.batch(eval.batch)?;
+            answers.bad.extend(batch.bad);
+            if batch.examples.is_empty() {
+                break;
+            }
+            answers.items.extend(self.answer_batch(answers.items.len() as u64, &batch.examples)?);
+            each(answers.items.len() + answers.bad.len(), count);
+        }
+        Ok(answers)
+    }
+
+    fn answer_batch(&self, first: u64, examples: &[Prepared]) -> Result<Vec<Item>> {
+        let (eval, rollout) = (&self.config.eval, &self.config.rollout);
+        let params = SamplingParams {
+            completions: 1,
+            max_new_tokens: if eval.max_new_tokens == 0 { rollout.max_new_tokens } else { eval.max_new_tokens },
+            temperature: eval.temperature,
+            top_p: eval.top_p,
+            top_k: eval.top_k,
+        };
+        let seed = self.config.run.seed;
+        let seeds: Vec<_> = (0..examples.len() as u64).map(|i| GroupSeed { seed, step: EVAL_STEP, group: first + i }).collect();
+        let encoded = examples.iter().map(|sample| self.policy.encode(&sample.prompt)).collect::<Result<Vec<_>, _>>()?;
+        let prompts: Vec<&Encoded> = encoded.iter().collect();
+        let rollouts = self.policy.rollout(&prompts, &params, &seeds, self.text.eos_ids())?;
+        let item = |(sample, rollout): (&Prepared, &Rollout)| {
+            let completion = self.text.decode(&rollout.ids[0])?;
+            let reward = self.rubric.score(&Answer::new(&sample.example.answer), &completion);
+            Ok(Item {
+                id: sample.example.id.clone(),
+                kind: sample.example.kind.clone(),
+                answer: sample.example.answer.clone(),
+                completion,
+                accuracy: reward.accuracy,
+                reward: reward.total,
+                length: rollout.ids[0].len(),
+                truncated: rollout.truncated[0],
+            })
+        };
+        examples.iter().zip(&rollouts).map(item).collect()
+    }
+}

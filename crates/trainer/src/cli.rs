@@ -1,0 +1,281 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+use foveate_policy::{AttentionMode, runtime};
+use serde::Deserialize;
+use serde::de::IntoDeserializer;
+use serde::de::value::Error as WordError;
+
+use crate::config::Layers;
+use crate::error::UserContext;
+use crate::run::init_log;
+use crate::{evaluate, explain, prepare, scenes, score, sft, tiny, train};
+
+/// Reinforcement-learning post-training of video multimodal LLMs. Without a command, trains a policy.
+#[derive(Debug, Parser)]
+#[command(name = "trainer", version, args_conflicts_with_subcommands = true)]
+#[command(after_help = "Examples:\n  trainer --algo appo\n  trainer --algo appo --config mine.toml --set optim.lr=2e-6\n  \
+    trainer --resume runs/appo-20260131-120000")]
+pub struct Cli {
+    /// Training, unless a command is given.
+    #[command(flatten)]
+    pub train: TrainArgs,
+    /// Something else than training.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What training is told.
+#[derive(Debug, Clone, Args)]
+pub struct TrainArgs {
+    /// Algorithm; its paper's settings are the first layer of the configuration
+    #[arg(long, value_name = "NAME", conflicts_with = "resume")]
+    pub algo: Option<String>,
+    #[command(flatten)]
+    /// Configuration.
+    pub settings: SettingsArgs,
+    /// Go on with the run in this folder
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["config", "output"])]
+    pub resume: Option<PathBuf>,
+    /// Folder of the new run [default: one named by algorithm and time in `run.output`]
+    #[arg(long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    /// Say what would be done, with the memory it would take, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// The upper layers of the configuration.
+#[derive(Debug, Clone, Default, Args)]
+pub struct SettingsArgs {
+    /// TOML file of settings
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// One setting, over all files; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+impl SettingsArgs {
+    /// The layers, for that algorithm.
+    pub fn layers(&self, algo: Option<&str>) -> Layers {
+        Layers {
+            algo: algo.map(str::to_owned),
+            config: self.config.clone(),
+            set: self.set.clone(),
+        }
+    }
+}
+
+/// Everything but training.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Teacher-forced log-probs, entropy and frame attention of given sequences
+    Score(ScoreArgs),
+    /// The credit that an algorithm gives to a recorded group
+    Explain(ExplainArgs),
+    /// Supervised warm start on (prompt, target) pairs
+    Sft(SftArgs),
+    /// Accuracy on a file of questions, with every answer kept
+    Eval(EvalArgs),
+    /// Make and prepare data
+    #[command(subcommand)]
+    Data(DataCommand),
+}
+
+/// What `data` can do.
+#[derive(Debug, Subcommand)]
+pub enum DataCommand {
+    /// Render the synthetic scenes: real H.264 videos and their questions
+    #[command(after_help = "Example:\n  trainer data scenes --output data/scenes --train 4096 --test 500")]
+    Scenes(ScenesArgs),
+    /// Write configuration and tokenizer of the embedded tiny model, for `sft --from-scratch`
+    #[command(after_help = "Example:\n  trainer data tiny-vlm --output data/tiny-vlm")]
+    TinyVlm(TinyArgs),
+    /// Decode the videos of a file of records once, into a folder that training reads (`data.cache`)
+    #[command(after_help = "Example:\n  trainer data prepare --model DIR --input train.jsonl --cache frames")]
+    Prepare(PrepareArgs),
+}
+
+/// What `data scenes` is told.
+#[derive(Debug, Clone, Args)]
+pub struct ScenesArgs {
+    /// Folder that the videos and a record file per set are written to
+    #[arg(long, value_name = "DIR")]
+    pub output: PathBuf,
+    /// Scenes to train on (train.jsonl)
+    #[arg(long, value_name = "N", default_value_t = scenes::TRAIN)]
+    pub train: usize,
+    /// Held-out scenes (test.jsonl)
+    #[arg(long, value_name = "N", default_value_t = scenes::TEST)]
+    pub test: usize,
+    /// Scenes for the supervised warm start (sft.jsonl)
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub sft: usize,
+    /// Text-only look-ups for the supervised warm start (lookup.jsonl)
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub lookup: usize,
+    /// Seed of all scenes; sets never share one
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+}
+
+/// What `data tiny-vlm` is told.
+#[derive(Debug, Clone, Args)]
+pub struct TinyArgs {
+    /// Folder that the files are written to
+    #[arg(long, value_name = "DIR")]
+    pub output: PathBuf,
+}
+
+/// What `data prepare` is told.
+#[derive(Debug, Clone, Args)]
+pub struct PrepareArgs {
+    /// Model directory, whose preprocessor gives the sizes
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// Records, as foveate jsonl
+    #[arg(long, value_name = "FILE")]
+    pub input: PathBuf,
+    /// Folder of prepared frames
+    #[arg(long, value_name = "DIR")]
+    pub cache: PathBuf,
+    /// Configuration: `data.frames`, `data.pixels` and `data.decode` are used.
+    #[command(flatten)]
+    pub settings: SettingsArgs,
+}
+
+/// What `sft` is told.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Example:\n  trainer sft --model DIR --set data.train=warm.jsonl --output DIR2")]
+pub struct SftArgs {
+    /// Model directory to begin from
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// Begin from random weights; of the model directory only configuration and tokenizer are used
+    #[arg(long)]
+    pub from_scratch: bool,
+    /// Folder that the trained model is saved to
+    #[arg(long, value_name = "DIR")]
+    pub output: PathBuf,
+    /// Configuration: `data`, `optim`, `run` and `sft` are used.
+    #[command(flatten)]
+    pub settings: SettingsArgs,
+}
+
+/// What `score` is told.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Example:\n  trainer score --model DIR --inputs in.safetensors --output out.safetensors")]
+pub struct ScoreArgs {
+    /// Model directory
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// Token ids, masks and pixels, as Hugging Face's processor gives them
+    #[arg(long, value_name = "FILE")]
+    pub inputs: PathBuf,
+    /// File for log-probs, entropy, frame attention and positions
+    #[arg(long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// How attention to frames is captured
+    #[arg(long, value_name = "eager|fused", default_value = "fused", value_parser = attention)]
+    pub attention: AttentionMode,
+    /// Layers that frame attention is averaged over: all or last:N
+    #[arg(long, value_name = "LAYERS", default_value = "last:3")]
+    pub layers: foveate_algo::Layers,
+    /// Also continue the first row's prompt greedily by so many tokens
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub greedy: usize,
+    /// auto, cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: String,
+    /// Number format of weights and activations: float32 or bfloat16
+    #[arg(long, value_name = "DTYPE", default_value = "float32")]
+    pub dtype: String,
+}
+
+/// What `explain` is told.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Example:\n  trainer explain --algo appo --rollouts RUN/rollouts/step-10 --output credit.safetensors")]
+pub struct ExplainArgs {
+    /// Algorithm
+    #[arg(long, value_name = "NAME")]
+    pub algo: String,
+    /// Recorded groups
+    #[arg(long, value_name = "PATH")]
+    pub rollouts: PathBuf,
+    /// File for the credit of every token
+    #[arg(long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Configuration: `algo` is used.
+    #[command(flatten)]
+    pub settings: SettingsArgs,
+}
+
+/// What `eval` is told.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Example:\n  trainer eval --model RUN/checkpoints/step-200/policy --config RUN/config.toml \
+    --output items.jsonl")]
+pub struct EvalArgs {
+    /// Model directory
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// Records to answer [default: `data.test`]
+    #[arg(long, value_name = "FILE")]
+    pub input: Option<PathBuf>,
+    /// File for every item with its answer
+    #[arg(long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Configuration: `model`, `data`, `eval` and `reward` are used.
+    #[command(flatten)]
+    pub settings: SettingsArgs,
+}
+
+fn attention(name: &str) -> Result<AttentionMode, WordError> {
+    AttentionMode::deserialize(name.into_deserializer())
+}
+
+/// Runs what the command line asks for.
+///
+/// # Errors
+/// Whatever the command meets.
+pub fn dispatch(cli: Cli) -> Result<()> {
+    init_log(None)?;
+    runtime::init().user()?;
+    match cli.command {
+        None => train::run(&cli.train),
+        Some(Command::Score(args)) => score::run(&args),
+        Some(Command::Explain(args)) => explain::run(&args),
+        Some(Command::Sft(args)) => sft::run(&args),
+        Some(Command::Eval(args)) => evaluate::run(&args),
+        Some(Command::Data(DataCommand::Prepare(args))) => prepare::run(&args),
+        Some(Command::Data(DataCommand::Scenes(args))) => scenes::run(&args),
+        Some(Command::Data(DataCommand::TinyVlm(args))) => tiny::write(&args.output),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_an_example() {
+        fn check(command: &clap::Command) {
+            let nested: Vec<_> = command.get_subcommands().filter(|inner| inner.get_name() != "help").collect();
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let shown = help.contains("Example") && help.contains("trainer");
+            assert!(shown || !nested.is_empty(), "{}", command.get_name());
+            nested.into_iter().for_each(check);
+        }
+        check(&Cli::command());
+    }
+}

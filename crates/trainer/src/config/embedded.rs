@@ -1,0 +1,121 @@
+//! What is compiled into the program: the algorithms' configurations and the embedded default.
+
+use std::env;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use toml::{Table, Value};
+
+use crate::error::user_error;
+
+/// Variable that names the folder holding `data/tiny-vlm` when the checkout that the program was built in has moved.
+const HOME_VARIABLE: &str = "FOVEATE_HOME";
+
+const GRPO: &str = include_str!("../../../../configs/grpo.toml");
+const APPO: &str = include_str!("../../../../configs/appo.toml");
+const DEMO: &str = include_str!("../../../../configs/demo/base.toml");
+const DEMO_GRPO: &str = include_str!("../../../../configs/demo/grpo.toml");
+const DEMO_APPO: &str = include_str!("../../../../configs/demo/appo.toml");
+
+/// A compiled-in file: its name in the repository and its text.
+pub(super) type File = (&'static str, &'static str);
+
+/// An algorithm's file and its part of the embedded default.
+fn files(name: &str) -> Option<(File, File)> {
+    match name {
+        "grpo" => Some((("configs/grpo.toml", GRPO), ("configs/demo/grpo.toml", DEMO_GRPO))),
+        "appo" => Some((("configs/appo.toml", APPO), ("configs/demo/appo.toml", DEMO_APPO))),
+        _ => None,
+    }
+}
+
+/// The names that `--algo` takes.
+pub fn algorithm_names() -> &'static [&'static str] {
+    foveate_algo::NAMES
+}
+
+/// The algorithm's settings from its paper.
+pub(super) fn algorithm(name: &str) -> Option<File> {
+    files(name).map(|(paper, _)| paper)
+}
+
+/// The embedded default for that algorithm: what all share, and the algorithm's own.
+pub(super) fn demo(name: &str) -> Option<[File; 2]> {
+    files(name).map(|(_, demo)| [("configs/demo/base.toml", DEMO), demo])
+}
+
+/// The embedded default: a tiny model and synthetic scenes in the checkout.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Demo {
+    home: PathBuf,
+}
+
+impl Demo {
+    /// The embedded default in the checkout that the program was built in, or in `FOVEATE_HOME`.
+    ///
+    /// # Errors
+    /// The folder holds no `data/tiny-vlm`.
+    pub fn find() -> Result<Self> {
+        let built = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+        let home = env::var_os(HOME_VARIABLE).map_or_else(|| PathBuf::from(built), PathBuf::from);
+        let home = home.canonicalize().unwrap_or(home);
+        let demo = Self { home };
+        if demo.model().is_dir() {
+            return Ok(demo);
+        }
+        Err(user_error(format!(
+            "no model given and no embedded one at {}: name a Qwen2.5-VL directory with --set model.path=DIR and \
+             examples with --set data.train=FILE, or set {HOME_VARIABLE} to a checkout of foveate",
+            demo.model().display()
+        )))
+    }
+
+    /// The tiny model's directory.
+    pub fn model(&self) -> PathBuf {
+        self.home.join("data/tiny-vlm")
+    }
+
+    /// Folder of the synthetic scenes, which are rendered on first use.
+    pub fn scenes(&self) -> PathBuf {
+        self.home.join("data/scenes")
+    }
+
+    fn records(&self, split: &str) -> PathBuf {
+        self.scenes().join(format!("{split}.jsonl"))
+    }
+
+    /// The line that says what is used and how to use something else.
+    pub fn note(&self) -> String {
+        format!(
+            "no model and no data given: using the embedded tiny model ({}) and synthetic scenes; \
+             for your own: --set model.path=QWEN2.5-VL-DIR --set data.train=FILE.jsonl",
+            self.model().display()
+        )
+    }
+
+    /// The paths, as a layer of the configuration.
+    pub(super) fn layer(&self) -> Table {
+        let path = |path: PathBuf| Value::String(path.to_string_lossy().into_owned());
+        let model = Table::from_iter([("path".to_owned(), path(self.model()))]);
+        let data = Table::from_iter([
+            ("train".to_owned(), path(self.records("train"))),
+            ("test".to_owned(), path(self.records("test"))),
+        ]);
+        Table::from_iter([
+            ("model".to_owned(), Value::Table(model)),
+            ("data".to_owned(), Value::Table(data)),
+        ])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_algorithm_has_its_configurations() {
+        for name in algorithm_names() {
+            assert!(algorithm(name).is_some() && demo(name).is_some(), "{name}");
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! What goes in: the model, the examples and their videos.
+//!
+//! "APPO" is arXiv 2602.23823 and its supplement; "released" is what Qwen2.5-VL's own utilities do.
+
+use std::path::PathBuf;
+
+use foveate_policy::AttentionMode;
+use foveate_video::{DecodeLimits, PixelBudget, Sampling, TimeScale};
+use serde::{Deserialize, Serialize};
+
+/// `[model]`: which policy is trained and how it is computed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModelTable {
+    /// A Hugging Face directory of a Qwen2.5-VL model. Together with `data.train` it replaces the embedded default.
+    pub path: Option<PathBuf>,
+    /// Number format of weights and activations, `bfloat16` (that of released checkpoints) or `float32`.
+    pub dtype: Dtype,
+    /// `auto` (the first GPU if there is one), `cpu`, `cuda` or `cuda:N`.
+    pub device: String,
+    /// How attention to frames is captured; both give the same values (to 2e-5).
+    pub attention: AttentionMode,
+    /// Whether the vision tower is trained. All papers freeze it.
+    pub train_vision: bool,
+}
+
+impl Default for ModelTable {
+    fn default() -> Self {
+        Self {
+            path: None,
+            dtype: Dtype::Bfloat16,
+            device: "auto".into(),
+            attention: AttentionMode::Fused,
+            train_vision: false,
+        }
+    }
+}
+
+/// Number format of weights and activations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Dtype {
+    /// 16 bits with f32's range.
+    #[serde(rename = "bfloat16", alias = "bf16")]
+    Bfloat16,
+    /// 32 bits.
+    #[serde(rename = "float32", alias = "f32")]
+    Float32,
+}
+
+impl Dtype {
+    /// libtorch's name of it.
+    pub fn kind(self) -> tch::Kind {
+        match self {
+            Self::Bfloat16 => tch::Kind::BFloat16,
+            Self::Float32 => tch::Kind::Float,
+        }
+    }
+}
+
+/// `[data]`: examples, their videos and their prompts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DataTable {
+    /// Training examples, a foveate jsonl file.
+    pub train: Option<PathBuf>,
+    /// Held-out examples, a foveate jsonl file; without it nothing is evaluated.
+    pub test: Option<PathBuf>,
+    /// Folder that media paths are relative to; by default the folder of the file that names them.
+    pub media_root: Option<PathBuf>,
+    /// What a record that cannot be read, or whose video cannot be decoded, does to the run.
+    pub on_bad_example: OnBadExample,
+    /// Text of the prompt, after the media: `{question}` and `{options}` (one a line) are filled in. Default: APPO's.
+    pub prompt: String,
+    /// System message; without it the chat template adds its own.
+    pub system: Option<String>,
+    /// Longest prompt, in tokens, media included. A longer one is a bad example: prompts are never cut.
+    pub max_prompt_tokens: usize,
+    /// Frames taken from a video.
+    pub frames: FramesTable,
+    /// Pixels given to a frame.
+    pub pixels: PixelsTable,
+    /// Time between frames as the model is told it.
+    pub time_scale: TimeScale,
+    /// Folder of prepared frames (`data prepare`); without it every video is decoded each time it comes up.
+    pub cache: Option<PathBuf>,
+    /// Bounds on the decoding of one video.
+    pub decode: DecodeLimits,
+    /// Examples prepared ahead of the step; 0: twice `rollout.prompts_per_step`.
+    pub prefetch: usize,
+    /// Threads that prepare examples; 0: all cores but one.
+    pub threads: usize,
+}
+
+/// The prompt of APPO, with the options between question and instruction.
+pub const APPO_PROMPT: &str = "{question}\n{options}\nOutput the thinking process in <think> </think> and final answer in \
+    <answer> </answer> tags, i.e., <think> reasoning process here </think><answer> answer here </answer>.";
+
+impl Default for DataTable {
+    fn default() -> Self {
+        Self {
+            train: None,
+            test: None,
+            media_root: None,
+            on_bad_example: OnBadExample::Skip,
+            prompt: APPO_PROMPT.into(),
+            system: None,
+            max_prompt_tokens: 16_384,
+            frames: FramesTable::default(),
+            pixels: PixelsTable::default(),
+            time_scale: TimeScale::True,
+            cache: None,
+            decode: DecodeLimits::default(),
+            prefetch: 0,
+            threads: 0,
+        }
+    }
+}
+
+/// What a bad example does to the run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnBadExample {
+    /// It is named once, counted in `data/skipped`, and the next example takes its place.
+    Skip,
+    /// It ends the run.
+    Stop,
+}
+
+/// `[data.frames]`: which frames of a video are used.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FramesTable {
+    /// A fixed number of frames, or so many a second.
+    pub sampling: SamplingMode,
+    /// Frames of a video with `uniform` (TW-GRPO: 16).
+    pub count: usize,
+    /// Frames a second with `fps` (released: 2).
+    pub fps: f64,
+    /// Fewest frames with `fps` (released: 4).
+    pub min: usize,
+    /// Most frames with `fps` (released: 768; the papers train with 16).
+    pub max: usize,
+}
+
+impl Default for FramesTable {
+    fn default() -> Self {
+        Self {
+            sampling: SamplingMode::Fps,
+            count: 16,
+            fps: 2.0,
+            min: 4,
+            max: 16,
+        }
+    }
+}
+
+impl FramesTable {
+    /// The table as the decoder takes it.
+    pub fn sampling(&self) -> Sampling {
+        match self.sampling {
+            SamplingMode::Uniform => Sampling::Uniform { frames: self.count },
+            SamplingMode::Fps => Sampling::Fps {
+                fps: self.fps,
+                min_frames: self.min,
+                max_frames: self.max,
+            },
+        }
+    }
+}
+
+/// How frames are chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SamplingMode {
+    /// `frames.count` frames, evenly spaced over the video.
+    Uniform,
+    /// `frames.fps` a second, at least `frames.min` and at most `frames.max`.
+    Fps,
+}
+
+/// `[data.pixels]`: the size a frame is brought to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PixelsTable {
+    /// Fewest pixels of a frame (released: 128 x 28 x 28).
+    pub min: usize,
+    /// Most pixels of a frame (released: 768 x 28 x 28; the papers train with 128 x 28 x 28).
+    pub max: usize,
+    /// Most pixels of a video, all frames together (released: 128,000 x 28 x 28 x 0.9); 0: no such bound.
+    pub total: usize,
+}
+
+impl Default for PixelsTable {
+    fn default() -> Self {
+        Self {
+            min: 128 * 28 * 28,
+            max: 768 * 28 * 28,
+            total: 90_316_800,
+        }
+    }
+}
+
+impl PixelsTable {
+    /// The table as the preprocessor takes it.
+    pub fn budget(&self) -> PixelBudget {
+        PixelBudget {
+            min_pixels: self.min,
+            max_pixels: self.max,
+            total_pixels: (self.total > 0).then_some(self.total),
+        }
+    }
+}

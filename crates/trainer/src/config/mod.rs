@@ -1,0 +1,83 @@
+//! The configuration of a run: TOML tables, layered, checked, and written back in full.
+//!
+//! Layers, later ones winning: built-in defaults, `configs/ALGO.toml` (compiled in), the embedded default when neither a
+//! model nor data is given, the file of `--config`, each `--set`.
+
+mod check;
+mod embedded;
+mod input;
+mod layers;
+mod training;
+mod validate;
+#[cfg(test)]
+mod tests;
+
+use foveate_algo::AlgoConfig;
+use foveate_reward::RubricConfig;
+use serde::{Deserialize, Serialize};
+
+pub use embedded::{Demo, algorithm_names};
+pub use layers::{Layers, Resolved, load_run, resolve, resolve_plain};
+pub use input::*;
+pub use training::*;
+
+/// Everything a run depends on. Its TOML form is `config.toml` in the run's folder.
+///
+/// `A` is the algorithm's table: as written while the layers are read, complete afterwards.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config<A = AlgoConfig> {
+    /// The policy.
+    pub model: ModelTable,
+    /// Examples, videos and prompts.
+    pub data: DataTable,
+    /// Sampling of completions.
+    pub rollout: RolloutTable,
+    /// The optimizer.
+    pub optim: OptimTable,
+    /// Scorers and their weights.
+    pub reward: RubricConfig,
+    /// `name` and the algorithm's own settings.
+    pub algo: A,
+    /// Length, seed and what is kept.
+    pub run: RunTable,
+    /// Evaluation.
+    pub eval: EvalTable,
+    /// The supervised warm start.
+    pub sft: SftTable,
+}
+
+impl<A> Config<A> {
+    /// The same configuration with another algorithm table.
+    fn with_algo<B>(self, algo: B) -> Config<B> {
+        Config {
+            algo,
+            model: self.model,
+            data: self.data,
+            rollout: self.rollout,
+            optim: self.optim,
+            reward: self.reward,
+            run: self.run,
+            eval: self.eval,
+            sft: self.sft,
+        }
+    }
+}
+
+impl Config {
+    /// The algorithm's name.
+    pub fn algorithm_name(&self) -> &'static str {
+        match self.algo {
+            AlgoConfig::Grpo(_) => "grpo",
+            AlgoConfig::Appo(_) => "appo",
+        }
+    }
+
+    /// The configuration as TOML.
+    ///
+    /// # Errors
+    /// A value that TOML cannot hold.
+    pub fn to_toml(&self) -> anyhow::Result<String> {
+        Ok(toml::to_string(self)?)
+    }
+}

@@ -1,0 +1,211 @@
+//! What is done with it: sampling, optimisation, runs and evaluations.
+//!
+//! "APPO" is arXiv 2602.23823 and its supplement.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::{FramesTable, PixelsTable};
+
+/// `[rollout]`: how completions are sampled for training.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RolloutTable {
+    /// Completions per prompt, G (all papers: 8).
+    pub completions: usize,
+    /// Prompts per step (APPO: 16).
+    pub prompts_per_step: usize,
+    /// Longest completion, in tokens (APPO: 512).
+    pub max_new_tokens: usize,
+    /// Softmax temperature; 0 is greedy (APPO: 1).
+    pub temperature: f64,
+    /// Nucleus: the smallest set of tokens with this share of the probability; 1 is all (APPO: 1).
+    pub top_p: f64,
+    /// The likeliest tokens sampling is restricted to; 0 is all.
+    pub top_k: usize,
+}
+
+impl Default for RolloutTable {
+    fn default() -> Self {
+        Self {
+            completions: 8,
+            prompts_per_step: 16,
+            max_new_tokens: 512,
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: 0,
+        }
+    }
+}
+
+/// `[optim]`: AdamW and its schedule.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OptimTable {
+    /// Peak learning rate (APPO: 1e-6).
+    pub lr: f64,
+    /// Decay rates of the first and second moment (PyTorch's).
+    pub betas: [f64; 2],
+    /// Added to the denominator (PyTorch's).
+    pub eps: f64,
+    /// Decoupled weight decay, per unit of learning rate.
+    pub weight_decay: f64,
+    /// Steps over which the learning rate rises from 0 to its peak (APPO: none).
+    pub warmup_steps: u64,
+    /// Course of the learning rate after the warm-up.
+    pub schedule: Schedule,
+    /// Largest gradient norm, over all parameters; 0: not clipped.
+    pub grad_clip: f64,
+    /// Optimizer steps taken on each rollout (all papers: 1).
+    pub updates_per_rollout: usize,
+    /// Completions of a group per backward pass; 0: the whole group. Gradients add up, so this changes memory only.
+    pub micro_batch: usize,
+}
+
+impl Default for OptimTable {
+    fn default() -> Self {
+        Self {
+            lr: 1e-6,
+            betas: [0.9, 0.999],
+            eps: 1e-8,
+            weight_decay: 0.0,
+            warmup_steps: 0,
+            schedule: Schedule::Constant,
+            grad_clip: 1.0,
+            updates_per_rollout: 1,
+            micro_batch: 0,
+        }
+    }
+}
+
+/// Course of the learning rate after the warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Schedule {
+    /// The peak to the end.
+    Constant,
+    /// In a straight line to 0 at the last step.
+    Linear,
+    /// Half a cosine to 0 at the last step.
+    Cosine,
+}
+
+/// `[run]`: how long, from which seed, and what is kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RunTable {
+    /// Training steps (TW-GRPO: 500).
+    pub steps: u64,
+    /// The seed that all randomness flows from.
+    pub seed: u64,
+    /// Steps between checkpoints; 0: only the last step's.
+    pub save_every: u64,
+    /// Checkpoints kept, the newest ones; 0: all.
+    pub keep: usize,
+    /// Steps between kept rollouts (`rollouts/step-N`, read by `explain`); 0: none.
+    pub save_rollouts: u64,
+    /// What of a kept rollout is written.
+    pub rollout_contents: RolloutContents,
+    /// Folder that new runs are made in, unless `--output` names the run's own.
+    pub output: PathBuf,
+}
+
+impl Default for RunTable {
+    fn default() -> Self {
+        Self {
+            steps: 500,
+            seed: 0,
+            save_every: 50,
+            keep: 2,
+            save_rollouts: 0,
+            rollout_contents: RolloutContents::Scores,
+            output: "runs".into(),
+        }
+    }
+}
+
+/// What of a kept rollout is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RolloutContents {
+    /// Values per token and per frame.
+    Scores,
+    /// Those and the logits `[G, T, V]`, which are large.
+    Logits,
+}
+
+/// `[eval]`: how the policy is evaluated on `data.test`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvalTable {
+    /// Whether the policy is evaluated before the first and after the last step, which gives the final table.
+    pub at_ends: bool,
+    /// Steps between further evaluations; 0: none.
+    pub every: u64,
+    /// Examples evaluated, the first ones of the file; 0: all.
+    pub limit: usize,
+    /// Prompts computed together.
+    pub batch: usize,
+    /// Longest completion, in tokens; 0: `rollout.max_new_tokens`.
+    pub max_new_tokens: usize,
+    /// Softmax temperature; 0 is greedy, which is what the papers' low temperature with top-k 1 comes to.
+    pub temperature: f64,
+    /// Nucleus; 1 is all.
+    pub top_p: f64,
+    /// The likeliest tokens sampling is restricted to; 0 is all.
+    pub top_k: usize,
+    /// Frames of a video; what is not stated is as in `data.frames`.
+    pub frames: FramesTable,
+    /// Pixels of a frame; what is not stated is as in `data.pixels`.
+    pub pixels: PixelsTable,
+}
+
+impl Default for EvalTable {
+    fn default() -> Self {
+        Self {
+            at_ends: true,
+            every: 0,
+            limit: 0,
+            batch: 16,
+            max_new_tokens: 0,
+            temperature: 0.0,
+            top_p: 1.0,
+            top_k: 0,
+            frames: FramesTable::default(),
+            pixels: PixelsTable::default(),
+        }
+    }
+}
+
+/// `[sft]`: the supervised warm start (`trainer sft`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SftTable {
+    /// Examples per optimizer step.
+    pub batch: usize,
+    /// What is learnt.
+    pub objective: SftObjective,
+    /// Labels of the video tokens, with `objective = "cells"`: what `data scenes` writes beside the records.
+    pub cells: Option<PathBuf>,
+}
+
+impl Default for SftTable {
+    fn default() -> Self {
+        Self {
+            batch: 32,
+            objective: SftObjective::Completion,
+            cells: None,
+        }
+    }
+}
+
+/// What supervised training learns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SftObjective {
+    /// The records' targets, after their prompts.
+    Completion,
+    /// What each video token shows, through heads that are thrown away afterwards.
+    Cells,
+}

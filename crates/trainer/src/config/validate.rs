@@ -1,0 +1,87 @@
+//! Values out of their range, found before anything is loaded.
+
+use anyhow::Result;
+use foveate_reward::Rubric;
+
+use super::{Config, FramesTable, PixelsTable, SamplingMode};
+use crate::data::Template;
+use crate::error::{UserContext, user_error};
+
+impl Config {
+    /// Refuses what no run could be made of.
+    pub(super) fn validate(&self) -> Result<()> {
+        let (rollout, optim, eval) = (&self.rollout, &self.optim, &self.eval);
+        at_least_one(&[
+            ("rollout.completions", rollout.completions),
+            ("rollout.prompts_per_step", rollout.prompts_per_step),
+            ("rollout.max_new_tokens", rollout.max_new_tokens),
+            ("optim.updates_per_rollout", optim.updates_per_rollout),
+            ("data.max_prompt_tokens", self.data.max_prompt_tokens),
+            ("eval.batch", eval.batch),
+            ("sft.batch", self.sft.batch),
+        ])?;
+        within("rollout.temperature", rollout.temperature, 0.0, f64::MAX)?;
+        within("rollout.top_p", rollout.top_p, 0.0, 1.0)?;
+        within("eval.temperature", eval.temperature, 0.0, f64::MAX)?;
+        within("eval.top_p", eval.top_p, 0.0, 1.0)?;
+        within("optim.lr", optim.lr, 0.0, f64::MAX)?;
+        within("optim.eps", optim.eps, 0.0, f64::MAX)?;
+        within("optim.weight_decay", optim.weight_decay, 0.0, f64::MAX)?;
+        within("optim.grad_clip", optim.grad_clip, 0.0, f64::MAX)?;
+        for beta in optim.betas {
+            within("optim.betas", beta, 0.0, 1.0)?;
+        }
+        within("data.decode.seconds", self.data.decode.seconds, 0.0, f64::MAX)?;
+        frames("data.frames", &self.data.frames)?;
+        frames("eval.frames", &eval.frames)?;
+        pixels("data.pixels", &self.data.pixels)?;
+        pixels("eval.pixels", &eval.pixels)?;
+        Template::parse(&self.data.prompt)?;
+        self.algo.algorithm().user()?;
+        Rubric::new(self.reward.clone()).user()?;
+        Ok(())
+    }
+}
+
+fn at_least_one(values: &[(&str, usize)]) -> Result<()> {
+    match values.iter().find(|(_, value)| *value == 0) {
+        Some((key, _)) => Err(user_error(format!("{key} must be at least 1, found 0"))),
+        None => Ok(()),
+    }
+}
+
+fn within(key: &str, value: f64, low: f64, high: f64) -> Result<()> {
+    if (low..=high).contains(&value) {
+        return Ok(());
+    }
+    let range = if high == f64::MAX {
+        format!("at least {low}")
+    } else {
+        format!("from {low} to {high}")
+    };
+    Err(user_error(format!("{key} must be {range}, found {value}")))
+}
+
+fn frames(key: &str, table: &FramesTable) -> Result<()> {
+    match table.sampling {
+        SamplingMode::Uniform if table.count == 0 => Err(user_error(format!("{key}.count must be at least 1, found 0"))),
+        SamplingMode::Fps if table.fps <= 0.0 || !table.fps.is_finite() => {
+            Err(user_error(format!("{key}.fps must be above 0, found {}", table.fps)))
+        }
+        SamplingMode::Fps if table.min == 0 || table.min > table.max => Err(user_error(format!(
+            "{key}: expected 1 <= min <= max, found min {} and max {}",
+            table.min, table.max
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn pixels(key: &str, table: &PixelsTable) -> Result<()> {
+    if table.min == 0 || table.min > table.max {
+        return Err(user_error(format!(
+            "{key}: expected 1 <= min <= max, found min {} and max {}",
+            table.min, table.max
+        )));
+    }
+    Ok(())
+}

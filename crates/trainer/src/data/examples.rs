@@ -1,0 +1,164 @@
+//! Records made ready for the policy: media decoded, prompt tokenized.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use foveate_policy::{Content, Media, Message, Prompt, TextProcessor};
+
+use super::{Example, MediaPath, MediaReader, Records, Source, Template};
+use crate::config::{Config, FramesTable, PixelsTable};
+use crate::error::UserContext;
+use crate::stats::event_frames;
+
+/// An example ready for the policy.
+#[derive(Debug, Clone)]
+pub struct Prepared {
+    /// The record.
+    pub example: Example,
+    /// The prompt with its media.
+    pub prompt: Prompt,
+    /// Which frames (temporal grids) of its one video hold the event, `[F]`; empty where the data does not say.
+    pub event: Vec<bool>,
+}
+
+/// A file of records as a source of prepared examples.
+#[derive(Debug)]
+pub struct Examples {
+    records: Records,
+    media: MediaReader,
+    text: Arc<TextProcessor>,
+    template: Template,
+    system: Option<String>,
+    longest: usize,
+}
+
+/// Which examples, and what is seen of their videos.
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a> {
+    /// The records.
+    pub file: &'a Path,
+    /// The model's directory.
+    pub model: &'a Path,
+    /// Frames of a video.
+    pub frames: &'a FramesTable,
+    /// Pixels of a frame.
+    pub pixels: &'a PixelsTable,
+}
+
+impl Examples {
+    /// Opens a file of records under a configuration.
+    ///
+    /// # Errors
+    /// A user error: the records or the model's preprocessing cannot be read.
+    pub fn open(view: &View<'_>, config: &Config, text: Arc<TextProcessor>) -> Result<Self> {
+        let data = &config.data;
+        Ok(Self {
+            records: Records::open(view.file, data.media_root.as_deref())?,
+            media: MediaReader::new(view.model, data, view.frames, view.pixels)?,
+            text,
+            template: Template::parse(&data.prompt)?,
+            system: data.system.clone(),
+            longest: data.max_prompt_tokens,
+        })
+    }
+
+    /// The examples to train on.
+    ///
+    /// # Errors
+    /// As [`Examples::open`]; or `data.train` is not given.
+    pub fn train(config: &Config, model: &Path, text: Arc<TextProcessor>) -> Result<Self> {
+        let view = View {
+            file: config.data.train.as_deref().context("data.train is not given").user()?,
+            model,
+            frames: &config.data.frames,
+            pixels: &config.data.pixels,
+        };
+        Self::open(&view, config, text)
+    }
+
+    /// The held-out examples, or those of another file, seen as evaluation sees them.
+    ///
+    /// # Errors
+    /// As [`Examples::open`].
+    pub fn evaluation(file: &Path, config: &Config, model: &Path, text: Arc<TextProcessor>) -> Result<Self> {
+        let view = View {
+            file,
+            model,
+            frames: &config.eval.frames,
+            pixels: &config.eval.pixels,
+        };
+        Self::open(&view, config, text)
+    }
+
+    /// The records.
+    pub fn records(&self) -> &Records {
+        &self.records
+    }
+
+    fn ready(&self, example: Example) -> Result<Prepared> {
+        let media = example.media.iter().map(|path| self.read(path)).collect::<Result<Vec<_>>>()?;
+        let event = event(&example, &media);
+        let prompt = self.text.prompt(&self.messages(&example), media)?;
+        if prompt.ids.len() > self.longest {
+            bail!(
+                "the prompt has {} tokens, more than data.max_prompt_tokens = {}",
+                prompt.ids.len(),
+                self.longest
+            );
+        }
+        Ok(Prepared { example, prompt, event })
+    }
+
+    fn read(&self, path: &MediaPath) -> Result<Media> {
+        Ok(match path {
+            MediaPath::Video(path) => Media::Video(Arc::new(self.media.video(path)?)),
+            MediaPath::Image(path) => Media::Image(Arc::new(self.media.image(path)?)),
+        })
+    }
+
+    fn messages(&self, example: &Example) -> Vec<Message> {
+        let system = self.system.iter().map(|text| Message {
+            role: "system".into(),
+            content: vec![Content::Text(text.clone())],
+        });
+        let media = example.media.iter().map(|path| match path {
+            MediaPath::Video(_) => Content::Video,
+            MediaPath::Image(_) => Content::Image,
+        });
+        let text = Content::Text(self.template.fill(example));
+        let user = Message {
+            role: "user".into(),
+            content: media.chain([text]).collect(),
+        };
+        system.chain([user]).collect()
+    }
+}
+
+impl Source for Examples {
+    type Item = Prepared;
+
+    fn name(&self, record: usize) -> String {
+        self.records.place(record)
+    }
+
+    fn prepare(&self, record: usize) -> Result<Prepared> {
+        let example = self.records.get(record)?;
+        let id = example.id.clone();
+        self.ready(example).with_context(|| id)
+    }
+}
+
+/// The event's frames of an example with one video and known spans; none of any other.
+fn event(example: &Example, media: &[Media]) -> Vec<bool> {
+    let mut videos = media.iter().filter_map(|media| match media {
+        Media::Video(patches) => Some(patches),
+        Media::Image(_) => None,
+    });
+    match (videos.next(), videos.next()) {
+        (Some(video), None) if !example.spans.is_empty() => {
+            event_frames(&video.times, video.grid.t, &example.spans)
+        }
+        _ => Vec::new(),
+    }
+}

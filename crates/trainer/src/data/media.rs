@@ -1,0 +1,103 @@
+//! From a file to the patches that the model takes.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+#[cfg(not(feature = "decode"))]
+use anyhow::bail;
+use foveate_video::{CacheKey, DecodeLimits, FrameCache, Frames, ImageProcessor, Patches, PixelBudget, Sampling, TimeScale};
+
+use crate::config::{DataTable, FramesTable, PixelsTable};
+use crate::error::UserContext;
+
+/// Reads videos and images under one choice of frames and pixels.
+#[derive(Debug, Clone)]
+pub struct MediaReader {
+    processor: ImageProcessor,
+    sampling: Sampling,
+    budget: PixelBudget,
+    time_scale: TimeScale,
+    limits: DecodeLimits,
+    cache: Option<FrameCache>,
+}
+
+impl MediaReader {
+    /// A reader for the model in `model`. `frames` and `pixels` are those of `data` or of `eval`.
+    ///
+    /// # Errors
+    /// A user error: the model's preprocessing cannot be read.
+    pub fn new(model: &Path, data: &DataTable, frames: &FramesTable, pixels: &PixelsTable) -> Result<Self> {
+        Ok(Self {
+            processor: ImageProcessor::from_dir(model).user()?,
+            sampling: frames.sampling(),
+            budget: pixels.budget(),
+            time_scale: data.time_scale,
+            limits: data.decode,
+            cache: data.cache.as_deref().map(FrameCache::open),
+        })
+    }
+
+    /// The patches of a video.
+    ///
+    /// # Errors
+    /// It cannot be read, decoded within the limits, or brought to size.
+    pub fn video(&self, path: &Path) -> Result<Patches> {
+        let frames = match self.cached(path)? {
+            Some(frames) => frames,
+            None => self.decode(path)?,
+        };
+        Ok(self.processor.video(&frames, self.time_scale)?)
+    }
+
+    /// The patches of an image.
+    ///
+    /// # Errors
+    /// It cannot be read or brought to size.
+    pub fn image(&self, path: &Path) -> Result<Patches> {
+        let image = image::ImageReader::open(path)
+            .with_context(|| path.display().to_string())?
+            .with_guessed_format()?
+            .decode()
+            .with_context(|| path.display().to_string())?;
+        Ok(self.processor.image(&image.into_rgb8(), &self.budget)?)
+    }
+
+    /// Sees to it that the video's frames are in the cache; whether they had to be decoded.
+    ///
+    /// # Errors
+    /// It cannot be decoded, or there is no cache to write to.
+    pub fn prepare(&self, path: &Path) -> Result<bool> {
+        if self.cached(path)?.is_some() {
+            return Ok(false);
+        }
+        let cache = self.cache.as_ref().context("no cache to prepare frames in")?;
+        cache.put(&self.key(path)?, &self.decode(path)?)?;
+        Ok(true)
+    }
+
+    fn key(&self, path: &Path) -> Result<CacheKey> {
+        Ok(CacheKey::new(path, &self.sampling, &self.budget, self.processor.factor())?)
+    }
+
+    fn cached(&self, path: &Path) -> Result<Option<Frames>> {
+        match &self.cache {
+            Some(cache) => Ok(cache.get(&self.key(path)?)?),
+            None => Ok(None),
+        }
+    }
+
+    #[cfg(feature = "decode")]
+    fn decode(&self, path: &Path) -> Result<Frames> {
+        let size = |size, frames| self.processor.target_size(size, frames, &self.budget);
+        Ok(foveate_video::decode_resized(path, &self.sampling, &self.limits, &size)?)
+    }
+
+    #[cfg(not(feature = "decode"))]
+    fn decode(&self, path: &Path) -> Result<Frames> {
+        bail!(
+            "{}: not in the cache, and this build cannot decode (limits {:?}): prepare it with `trainer data prepare`",
+            path.display(),
+            self.limits
+        )
+    }
+}

@@ -1,0 +1,15 @@
+//! From a file of records to examples ready for the policy, in an order that a seed fixes and a checkpoint can go back to.
+
+mod examples;
+mod loader;
+mod media;
+mod prompt;
+mod records;
+mod sampler;
+
+pub use examples::{Examples, Prepared, View};
+pub use loader::{BadExample, Batch, Loader, LoaderOptions, LoaderState, Source};
+pub use media::MediaReader;
+pub use prompt::Template;
+pub use records::{Example, MediaPath, Records};
+pub use sampler::{Epochs, Order};

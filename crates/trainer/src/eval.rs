@@ -1,0 +1,294 @@
+//! Evaluation without the model: accuracies with their intervals, tables, and every item's answer kept.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write;
+use std::path::Path;
+
+use anyhow::Result;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::run::write_atomically;
+
+/// Standard normal quantile of a two-sided 95% interval.
+const Z: f64 = 1.959_963_984_540_054;
+
+/// One evaluated example.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Item {
+    /// The example's name.
+    pub id: String,
+    /// Type of question.
+    pub kind: String,
+    /// The right answer.
+    pub answer: String,
+    /// What the policy said.
+    pub completion: String,
+    /// 1 if right, 0 if wrong; an accuracy with partial credit lies between. NaN (null in the file) if there is nothing
+    /// to judge it by: such an item is left out of every share.
+    #[serde(deserialize_with = "number_or_null")]
+    pub accuracy: f32,
+    /// Whole reward; NaN (null in the file) if it could not be scored.
+    #[serde(deserialize_with = "number_or_null")]
+    pub reward: f32,
+    /// Length of the completion in tokens.
+    pub length: usize,
+    /// Whether the completion was cut off.
+    pub truncated: bool,
+}
+
+fn number_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f32, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f32::NAN))
+}
+
+/// A share of right answers and its 95% interval.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Share {
+    /// Items.
+    pub items: usize,
+    /// Mean accuracy.
+    pub mean: f64,
+    /// Lower end of the Wilson interval.
+    pub low: f64,
+    /// Upper end of the Wilson interval.
+    pub high: f64,
+}
+
+impl Share {
+    /// The share of right answers among items.
+    pub fn of<'a>(items: impl IntoIterator<Item = &'a Item>) -> Self {
+        let (mut count, mut sum) = (0, 0.0);
+        for item in items.into_iter().filter(|item| !item.accuracy.is_nan()) {
+            count += 1;
+            sum += f64::from(item.accuracy);
+        }
+        let (low, high) = wilson(sum, count);
+        Self {
+            items: count,
+            mean: sum / count.max(1) as f64,
+            low,
+            high,
+        }
+    }
+}
+
+/// Wilson's 95% interval of a share, from `right` right answers out of `items`; [0, 1] if there are none.
+///
+/// Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference, JASA 22 (1927).
+pub fn wilson(right: f64, items: usize) -> (f64, f64) {
+    if items == 0 {
+        return (0.0, 1.0);
+    }
+    let n = items as f64;
+    let share = right / n;
+    let centre = share + Z * Z / (2.0 * n);
+    let spread = Z * (share * (1.0 - share) / n + Z * Z / (4.0 * n * n)).sqrt();
+    let scale = 1.0 + Z * Z / n;
+    (((centre - spread) / scale).max(0.0), ((centre + spread) / scale).min(1.0))
+}
+
+/// Shares by type of question, in the order of their names.
+pub fn by_kind(items: &[Item]) -> BTreeMap<&str, Share> {
+    let mut groups: BTreeMap<&str, Vec<&Item>> = BTreeMap::new();
+    for item in items {
+        groups.entry(&item.kind).or_default().push(item);
+    }
+    groups.into_iter().map(|(kind, items)| (kind, Share::of(items))).collect()
+}
+
+/// Change of accuracy between two evaluations of the same examples.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Change {
+    /// Mean of the examples' differences, after less before.
+    pub mean: f64,
+    /// Half the width of its 95% interval, from the differences' standard deviation.
+    pub half_width: f64,
+}
+
+impl Change {
+    /// The change on the examples that both evaluations have.
+    pub fn between<'a>(
+        before: impl IntoIterator<Item = &'a Item>,
+        after: impl IntoIterator<Item = &'a Item>,
+    ) -> Self {
+        let before: HashMap<&str, f32> = before.into_iter().map(|item| (item.id.as_str(), item.accuracy)).collect();
+        let differences: Vec<f64> = after
+            .into_iter()
+            .filter_map(|item| Some(f64::from(item.accuracy - before.get(item.id.as_str())?)))
+            .filter(|difference| !difference.is_nan())
+            .collect();
+        let n = differences.len() as f64;
+        let mean = differences.iter().sum::<f64>() / n.max(1.0);
+        let squares: f64 = differences.iter().map(|value| (value - mean).powi(2)).sum();
+        let deviation = (squares / (n - 1.0).max(1.0)).sqrt();
+        Self {
+            mean,
+            half_width: Z * deviation / n.max(1.0).sqrt(),
+        }
+    }
+}
+
+/// The table of one evaluation: accuracy in percent with its interval, by type of question and in all.
+pub fn table(items: &[Item]) -> String {
+    let mut rows = vec![header(&["type", "items", "accuracy", "95% interval"])];
+    for (kind, share) in by_kind(items) {
+        rows.push(share_row(kind, &share));
+    }
+    rows.push(share_row("all", &Share::of(items)));
+    layout(&rows)
+}
+
+/// The table of two evaluations of the same examples, before and after training.
+pub fn comparison(before: &[Item], after: &[Item]) -> String {
+    let mut rows = vec![header(&["type", "items", "before", "after", "gain"])];
+    let (first, second) = (by_kind(before), by_kind(after));
+    for (kind, share) in &second {
+        let of_kind = |items: &[Item]| -> Vec<Item> { items.iter().filter(|item| item.kind == *kind).cloned().collect() };
+        let change = Change::between(&of_kind(before), &of_kind(after));
+        rows.push(change_row(kind, first.get(kind), share, &change));
+    }
+    let (all_before, all_after) = (Share::of(before), Share::of(after));
+    rows.push(change_row("all", Some(&all_before), &all_after, &Change::between(before, after)));
+    layout(&rows)
+}
+
+fn header(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+fn share_row(name: &str, share: &Share) -> Vec<String> {
+    vec![
+        name.to_owned(),
+        share.items.to_string(),
+        format!("{:.1}", 100.0 * share.mean),
+        format!("{:.1} to {:.1}", 100.0 * share.low, 100.0 * share.high),
+    ]
+}
+
+fn change_row(name: &str, before: Option<&Share>, after: &Share, change: &Change) -> Vec<String> {
+    vec![
+        name.to_owned(),
+        after.items.to_string(),
+        before.map_or_else(|| "-".to_owned(), cell),
+        cell(after),
+        format!("{:+.1} +- {:.1}", 100.0 * change.mean, 100.0 * change.half_width),
+    ]
+}
+
+fn cell(share: &Share) -> String {
+    format!("{:.1} ({:.1} to {:.1})", 100.0 * share.mean, 100.0 * share.low, 100.0 * share.high)
+}
+
+/// Columns two blanks apart, the first flush left, the others flush right.
+fn layout(rows: &[Vec<String>]) -> String {
+    let columns = rows.first().map_or(0, Vec::len);
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(String::len).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        for (column, (cell, &width)) in row.iter().zip(&widths).enumerate() {
+            // Writing to a String cannot fail.
+            let _ = match column {
+                0 => write!(text, "{cell:<width$}"),
+                _ => write!(text, "  {cell:>width$}"),
+            };
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// Writes every item, one a line.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write_items(path: &Path, items: &[Item]) -> Result<()> {
+    if let Some(folder) = path.parent() {
+        fs_err::create_dir_all(folder)?;
+    }
+    let mut text = Vec::new();
+    for item in items {
+        serde_json::to_writer(&mut text, item)?;
+        text.push(b'\n');
+    }
+    write_atomically(path, &text)
+}
+
+/// Reads what [`write_items`] wrote.
+///
+/// # Errors
+/// The file cannot be read or holds something else.
+pub fn read_items(path: &Path) -> Result<Vec<Item>> {
+    let text = fs_err::read_to_string(path)?;
+    text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(id: usize, kind: &str, accuracy: f32) -> Item {
+        Item {
+            id: id.to_string(),
+            kind: kind.into(),
+            answer: "A".into(),
+            completion: "<answer>A</answer>".into(),
+            accuracy,
+            reward: accuracy,
+            length: 3,
+            truncated: false,
+        }
+    }
+
+    #[test]
+    fn wilsons_interval_has_its_known_values() {
+        let close = |(low, high): (f64, f64), expected: (f64, f64)| {
+            assert!((low - expected.0).abs() < 5e-5 && (high - expected.1).abs() < 5e-5, "{low} {high}");
+        };
+        // R. G. Newcombe, Statistics in Medicine 17 (1998), table I, has 81 of 263 as 0.2553 to 0.3662.
+        close(wilson(0.0, 10), (0.0, 0.277_53));
+        close(wilson(5.0, 10), (0.236_59, 0.763_41));
+        close(wilson(81.0, 263), (0.255_29, 0.366_21));
+        close(wilson(0.0, 0), (0.0, 1.0));
+    }
+
+    #[test]
+    fn the_change_is_paired_by_example() {
+        let before: Vec<Item> = (0..4).map(|id| item(id, "k", f32::from(id % 2 == 0))).collect();
+        let after: Vec<Item> = (0..5).rev().map(|id| item(id, "k", 1.0)).collect();
+        let change = Change::between(&before, &after);
+        assert!((change.mean - 0.5).abs() < 1e-12);
+        assert!((change.half_width - Z * (1.0f64 / 3.0).sqrt() / 2.0).abs() < 1e-12);
+        assert_eq!(Change::between(&before, &before), Change { mean: 0.0, half_width: 0.0 });
+    }
+
+    #[test]
+    fn tables_line_up_and_end_with_the_whole() {
+        let before = [item(0, "flash", 0.0), item(1, "order", 1.0)];
+        let after = [item(0, "flash", 1.0), item(1, "order", 1.0)];
+        let text = comparison(&before, &after);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines.iter().all(|line| line.len() == lines[0].len()), "{text}");
+        assert!(lines[3].starts_with("all") && lines[3].contains("50.0") && lines[3].contains("+50.0"), "{text}");
+        assert!(table(&after).lines().nth(1).is_some_and(|line| line.starts_with("flash")));
+    }
+
+    #[test]
+    fn an_item_without_a_judgement_is_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("items.jsonl");
+        write_items(&path, &[item(0, "k", 1.0), item(1, "k", f32::NAN)]).unwrap();
+        let items = read_items(&path).unwrap();
+        assert!(items[1].accuracy.is_nan());
+        assert_eq!((Share::of(&items).items, Share::of(&items).mean), (1, 1.0));
+        assert_eq!(Change::between(&items, &items).mean, 0.0);
+    }
+
+    #[test]
+    fn items_are_read_as_they_were_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("eval/before.jsonl");
+        let items = [item(0, "flash", 0.0), item(1, "order", 1.0)];
+        write_items(&path, &items).unwrap();
+        assert_eq!(read_items(&path).unwrap(), items);
+    }
+}

@@ -1,0 +1,29 @@
+//! Trains video policies: configuration, examples, runs and every command of the program `trainer`.
+//!
+//! Only this crate reads configurations and the environment, and prints.
+
+// The tiny model's configuration is one `json!` literal.
+#![recursion_limit = "256"]
+
+pub mod answer;
+pub mod cli;
+pub mod config;
+pub mod data;
+pub mod error;
+pub mod eval;
+pub mod evaluate;
+pub mod explain;
+pub mod measure;
+pub mod plan;
+pub mod prepare;
+pub mod record;
+pub mod run;
+pub mod scenes;
+pub mod schedule;
+pub mod score;
+pub mod sft;
+pub mod stats;
+pub mod step;
+pub mod tiny;
+pub mod train;
+pub mod update;

@@ -1,0 +1,195 @@
+//! What a run will do and take, said beforehand (`--dry-run`).
+
+use std::fmt::Write;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use foveate_policy::ModelConfig;
+use foveate_video::ImageProcessor;
+
+use crate::config::{Config, FramesTable, PixelsTable, SamplingMode};
+use crate::data::Records;
+use crate::error::UserContext;
+
+const GIB: f64 = (1u64 << 30) as f64;
+
+/// The resolved configuration, the data, the plan and the memory, for people to read.
+///
+/// # Errors
+/// A user error: the model or the data cannot be read.
+pub fn describe(config: &Config) -> Result<String> {
+    let path = config.model.path.as_deref().context("model.path is not given").user()?;
+    let model = ModelConfig::from_dir(path).user()?;
+    let tokens = Tokens::most(config, path)?;
+    let mut text = config.to_toml()?;
+    text.push_str("\n# data\n");
+    for file in [&config.data.train, &config.data.test].into_iter().flatten() {
+        let records = Records::open(file, config.data.media_root.as_deref())?;
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{}: {} records", file.display(), records.len());
+    }
+    let _ = writeln!(text, "at most {} video tokens per example", tokens.video);
+    text.push_str("\n# plan\n");
+    text.push_str(&plan(config));
+    text.push_str("\n# memory, about\n");
+    text.push_str(&Memory::estimate(config, &model, &tokens)?.table());
+    Ok(text)
+}
+
+fn plan(config: &Config) -> String {
+    let (rollout, run) = (&config.rollout, &config.run);
+    let completions = rollout.prompts_per_step * rollout.completions;
+    let saves = match run.save_every {
+        0 => "a checkpoint at the end".to_owned(),
+        every => format!("a checkpoint every {every} steps and at the end"),
+    };
+    format!(
+        "{} on {}: {} steps of {} prompts x {} completions = {completions} completions of at most {} tokens;\n\
+         {} optimizer step(s) per rollout, {} completions per backward pass; {saves}\n",
+        config.algorithm_name(),
+        config.model.device,
+        run.steps,
+        rollout.prompts_per_step,
+        rollout.completions,
+        rollout.max_new_tokens,
+        config.optim.updates_per_rollout,
+        per_pass(config),
+    )
+}
+
+/// Completions per backward pass.
+fn per_pass(config: &Config) -> usize {
+    let completions = config.rollout.completions;
+    match config.optim.micro_batch {
+        0 => completions,
+        micro_batch => micro_batch.min(completions),
+    }
+}
+
+/// Tokens of one example, at most.
+struct Tokens {
+    video: usize,
+    completion: usize,
+}
+
+impl Tokens {
+    fn most(config: &Config, model: &Path) -> Result<Self> {
+        let processor = ImageProcessor::from_dir(model).user()?;
+        Ok(Self {
+            video: video_tokens(&processor, &config.data.frames, &config.data.pixels),
+            completion: config.rollout.max_new_tokens,
+        })
+    }
+}
+
+fn video_tokens(processor: &ImageProcessor, frames: &FramesTable, pixels: &PixelsTable) -> usize {
+    let count = match frames.sampling {
+        SamplingMode::Uniform => frames.count,
+        SamplingMode::Fps => frames.max,
+    };
+    let per_frame = pixels.budget().per_frame(count) / (processor.factor() * processor.factor()) as f64;
+    (count.div_ceil(processor.temporal_patch_size) as f64 * per_frame).ceil() as usize
+}
+
+/// Bytes that a run takes, by use.
+#[derive(Debug, Clone, PartialEq)]
+struct Memory(Vec<(&'static str, f64)>);
+
+impl Memory {
+    /// Weights, gradients and AdamW's state exactly (up to norms and biases); keys and values of a whole step's rollout;
+    /// activations of a backward pass by the count of values that a decoder layer keeps for its backward pass.
+    fn estimate(config: &Config, model: &ModelConfig, tokens: &Tokens) -> Result<Self> {
+        let bytes = config.model.dtype.kind().elt_size_in_bytes() as f64;
+        let text = text_parameters(model);
+        let vision = vision_parameters(model);
+        let all = text + vision;
+        let trained = if config.model.train_vision { all } else { text };
+        // Two f32 moments, and f32 master weights behind others.
+        let state = if bytes < 4.0 { 12.0 } else { 8.0 };
+        let reference = if config.algo.algorithm().user()?.needs().reference { all } else { 0.0 };
+        let with = |completions: usize| (tokens.video + completions * tokens.completion) as f64;
+        let rollout = config.rollout.prompts_per_step as f64 * with(config.rollout.completions);
+        let t = &model.text;
+        let layers = t.num_hidden_layers as f64;
+        let kept = layers * (14 * t.hidden_size + 4 * t.intermediate_size) as f64;
+        let cached = layers * (2 * t.num_key_value_heads * t.head_dim()) as f64;
+        Ok(Self(vec![
+            ("weights", all * bytes),
+            ("gradients", trained * bytes),
+            ("AdamW", trained * state),
+            ("reference policy", reference * bytes),
+            ("keys and values", rollout * cached * bytes),
+            ("activations", with(per_pass(config)) * kept * bytes),
+        ]))
+    }
+
+    /// A line for each use, and the most that is in use at a time: rollout and update take turns.
+    fn table(&self) -> String {
+        let of = |name: &str| self.0.iter().find(|(other, _)| *other == name).map_or(0.0, |(_, bytes)| *bytes);
+        let turns = of("keys and values").min(of("activations"));
+        let total: f64 = self.0.iter().map(|(_, bytes)| bytes).sum::<f64>() - turns;
+        let mut text = String::new();
+        for (name, bytes) in self.0.iter().chain([&("at most at a time", total)]) {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "{name:<18}{:>9.2} GiB", bytes / GIB);
+        }
+        text
+    }
+}
+
+/// Weights of the text decoder's matrices.
+fn text_parameters(model: &ModelConfig) -> f64 {
+    let t = &model.text;
+    let key_value = t.num_key_value_heads * t.head_dim();
+    let attention = 2 * t.hidden_size * t.hidden_size + 2 * t.hidden_size * key_value;
+    let layer = attention + 3 * t.hidden_size * t.intermediate_size;
+    let heads = if t.tie_word_embeddings { 1 } else { 2 };
+    (t.num_hidden_layers * layer + heads * t.vocab_size * t.hidden_size) as f64
+}
+
+/// Weights of the vision tower's matrices, its merger's included.
+fn vision_parameters(model: &ModelConfig) -> f64 {
+    let v = &model.vision;
+    let block = 4 * v.hidden_size * v.hidden_size + 3 * v.hidden_size * v.intermediate_size;
+    let merged = v.hidden_size * v.merge_area();
+    (v.depth * block + v.patch_dim() * v.hidden_size + merged * merged + merged * v.out_hidden_size) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn video_tokens_follow_from_frames_and_pixels() {
+        let processor = ImageProcessor {
+            patch_size: 14,
+            merge_size: 2,
+            temporal_patch_size: 2,
+            image_mean: [0.5; 3],
+            image_std: [0.5; 3],
+            min_pixels: 1,
+            max_pixels: 1,
+        };
+        let frames = FramesTable {
+            sampling: SamplingMode::Uniform,
+            count: 16,
+            ..FramesTable::default()
+        };
+        let pixels = PixelsTable {
+            min: 1,
+            max: 64 * 28 * 28,
+            total: 0,
+        };
+        assert_eq!(video_tokens(&processor, &frames, &pixels), 8 * 64);
+    }
+
+    #[test]
+    fn rollout_and_update_take_turns_in_memory() {
+        let memory = Memory(vec![
+            ("weights", GIB),
+            ("keys and values", 2.0 * GIB),
+            ("activations", 3.0 * GIB),
+        ]);
+        assert!(memory.table().ends_with("at most at a time      4.00 GiB\n"), "{}", memory.table());
+    }
+}

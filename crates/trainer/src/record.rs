@@ -1,0 +1,65 @@
+//! Recorded rollouts: `rollouts/step-N/group-K.safetensors`, which `trainer explain` reads.
+
+use std::{collections::BTreeMap, path::Path};
+
+use anyhow::Result;
+use foveate_algo::Layers;
+use foveate_policy::write_safetensors;
+use ndarray::Array1;
+use tch::{Kind, Tensor, no_grad};
+
+use crate::{
+    config::RolloutContents,
+    step::{Group, Scores, Seen, Stepper},
+};
+
+/// Layers of recorded frame attention where the algorithm names none.
+const LAYERS: Layers = Layers::Last(3);
+
+impl Stepper<'_> {
+    /// Writes every group of a step as the policy that sampled it sees it.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub(crate) fn record(&self, folder: &Path, groups: &[Group], scores: &[Scores], seen: &[Seen]) -> Result<()> {
+        fs_err::create_dir_all(folder)?;
+        for (index, group) in groups.iter().enumerate() {
+            let tensors = no_grad(|| self.recorded(group, &scores[index], &seen[index]))?;
+            let path = folder.join(format!("group-{index}.safetensors"));
+            write_safetensors(&path, tensors.iter().map(|(name, tensor)| (*name, tensor)))?;
+        }
+        Ok(())
+    }
+
+    fn recorded(&self, group: &Group, scores: &Scores, seen: &Seen) -> Result<BTreeMap<&'static str, Tensor>> {
+        let completions = &group.completions;
+        let layers = self.algorithm.needs().frame_attention.unwrap_or(LAYERS);
+        let forward = self.policy.forward(&group.encoded, completions, Some(layers))?;
+        let head = self.policy.head(self.config.rollout.temperature);
+        let shape = completions.ids.size();
+        let flat = forward.hidden.flatten(0, 1);
+        let found = head.score(&flat, &completions.ids.flatten(0, 1));
+        let logprobs = found.logprobs.view(shape.as_slice());
+        let truncated: Array1<f32> = group.rollout.truncated.iter().map(|cut| f32::from(u8::from(*cut))).collect();
+        let mut tensors = BTreeMap::from([
+            ("rewards", Tensor::try_from(&scores.group.rewards)?),
+            ("accuracy", Tensor::try_from(&scores.group.accuracy)?),
+            ("truncated", Tensor::try_from(&truncated)?),
+            ("completion_mask", completions.mask.to_kind(Kind::Int64)),
+            ("completion_ids", completions.ids.shallow_clone()),
+            ("old_logprobs", logprobs.copy()),
+            ("entropy", found.entropy.view(shape.as_slice())),
+            ("logprobs", logprobs),
+        ]);
+        if let Some(attention) = &forward.frame_attention {
+            tensors.insert("frame_attention", attention.mean_dim(0, false, Kind::Float));
+        }
+        if let Some(reference) = &seen.ref_logprobs {
+            tensors.insert("ref_logprobs", reference.shallow_clone());
+        }
+        if self.config.run.rollout_contents == RolloutContents::Logits {
+            tensors.insert("logits", head.over_all_tokens().logits(&forward.hidden));
+        }
+        Ok(tensors)
+    }
+}

@@ -1,0 +1,17 @@
+//! A run's folder and everything that is written or shown while it goes on.
+
+mod completions;
+mod files;
+mod folder;
+mod log;
+mod metrics;
+mod progress;
+mod signals;
+
+pub use completions::{CompletionLine, write_completions};
+pub use files::{read_json, write_atomically, write_json};
+pub use folder::RunFolder;
+pub use log::init as init_log;
+pub use metrics::{MetricsFile, StepMetrics};
+pub use progress::{Progress, StepSummary};
+pub use signals::Stop;

@@ -1,0 +1,117 @@
+//! `trainer sft`: supervised training on (prompt, target) pairs, or on labels of the vision tokens, as a warm start.
+
+mod cells;
+mod completion;
+
+use std::{path::Path, sync::Arc, time::Instant};
+
+use anyhow::{Context, Result};
+use foveate_policy::{AdamW, AdamWOptions, LoadOptions, TextProcessor, Trainable, Vlm};
+
+use self::{cells::Cells, completion::Completion};
+use crate::{
+    cli::SftArgs,
+    config::{Config, SftObjective, resolve_plain},
+    data::{Examples, Loader, LoaderOptions, LoaderState, Order, Prepared},
+    error::{UserContext, user_error},
+    run::{MetricsFile, Progress, StepMetrics, StepSummary, Stop},
+    schedule::learning_rate,
+    train::load_options,
+};
+
+/// File of the run's metrics within the saved directory.
+const LOG: &str = "sft.jsonl";
+
+/// What a step of supervised training learns from.
+trait Objective {
+    /// Adds the gradients of a batch to the parameters.
+    fn learn(&mut self, policy: &Vlm, batch: &[Prepared]) -> Result<Learnt>;
+
+    /// Parameters of the objective's own, which are thrown away in the end.
+    fn parameters(&self) -> Vec<(String, tch::Tensor)> {
+        Vec::new()
+    }
+}
+
+/// How a batch went.
+struct Learnt {
+    /// Mean loss in nats.
+    loss: f64,
+    /// Share of tokens, or labels, that were the likeliest.
+    accuracy: f64,
+}
+
+/// Trains as the command line says and saves the model to `args.output`.
+///
+/// # Errors
+/// A user error for whatever the user can mend.
+pub fn run(args: &SftArgs) -> Result<()> {
+    let config = resolve_plain(&args.settings.layers(None))?;
+    let stop = Stop::listen()?;
+    let policy = load(args, &config)?;
+    let text = Arc::new(TextProcessor::load(&args.model).user()?);
+    let mut objective: Box<dyn Objective> = match config.sft.objective {
+        SftObjective::Completion => Box::new(Completion::new(Arc::clone(&text))),
+        SftObjective::Cells => {
+            let path = config.sft.cells.as_deref();
+            let path = path.ok_or_else(|| user_error("sft.objective = \"cells\" needs sft.cells, a file of labels"))?;
+            Box::new(Cells::open(path, &policy, config.run.seed as i64)?)
+        }
+    };
+    let examples = Examples::train(&config, &args.model, text)?;
+    fs_err::create_dir_all(&args.output)?;
+    train(&policy, objective.as_mut(), examples, &Course { config: &config, output: &args.output, stop: &stop })?;
+    policy.save(&args.output)?;
+    tracing::info!("saved {}", args.output.display());
+    Ok(())
+}
+
+fn load(args: &SftArgs, config: &Config) -> Result<Vlm> {
+    let options = LoadOptions { trainable: Trainable::All, ..load_options(config)? };
+    let options = if config.model.train_vision { options } else { LoadOptions { trainable: Trainable::Text, ..options } };
+    if args.from_scratch {
+        return Vlm::random(&args.model, &options, config.run.seed as i64).user();
+    }
+    Vlm::load(&args.model, &options).user()
+}
+
+struct Course<'a> {
+    config: &'a Config,
+    output: &'a Path,
+    stop: &'a Stop,
+}
+
+fn train(policy: &Vlm, objective: &mut dyn Objective, examples: Examples, course: &Course<'_>) -> Result<()> {
+    let config = course.config;
+    let (optim, steps, size) = (&config.optim, config.run.steps, config.sft.batch);
+    let order = Order::shuffled(examples.records().len(), config.run.seed);
+    let ahead = LoaderOptions { depth: 2 * size, threads: config.data.threads, on_bad: config.data.on_bad_example };
+    let mut loader = Loader::new(examples, order, ahead, LoaderState::default())?;
+    let extra = objective.parameters();
+    let adamw = AdamWOptions { betas: optim.betas, eps: optim.eps, weight_decay: optim.weight_decay };
+    let mut optimizer = AdamW::new(policy.parameters().chain(&extra), adamw);
+    let mut log = MetricsFile::open(&course.output.join(LOG), 0)?;
+    let mut progress = Progress::start(0, steps);
+    for step in 1..=steps {
+        let begun = Instant::now();
+        let batch = loader.batch(size)?;
+        let learnt = objective.learn(policy, &batch.examples).with_context(|| format!("step {step}"))?;
+        let lr = learning_rate(optim, step, steps);
+        let norm = optimizer.step(lr, optim.grad_clip)?;
+        let mut metrics = StepMetrics::new(step);
+        metrics.push("loss", learnt.loss);
+        metrics.push("accuracy", learnt.accuracy);
+        metrics.push("grad_norm", norm);
+        metrics.push("learning_rate", lr);
+        metrics.push_count("data/skipped", batch.bad.len() as u64);
+        metrics.push("step_time", begun.elapsed().as_secs_f64());
+        log.write(&metrics)?;
+        progress.step(&StepSummary { step, reward: -learnt.loss, accuracy: learnt.accuracy });
+        if course.stop.requested() {
+            tracing::info!("stopped after step {step} of {steps}; the model is saved as it is");
+            break;
+        }
+    }
+    progress.finish();
+    Ok(())
+}

@@ -1,0 +1,116 @@
+//! Does the policy look where the event is? Attention mass and rank statistic over a video's frames.
+
+use ndarray::{ArrayView1, ArrayView2, Axis};
+
+/// How a completion's attention stands to the frames of the event.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct EventAttention {
+    /// Share of the attention to frames that falls on the event's frames; the event's share of the frames if uniform.
+    pub mass: f64,
+    /// Probability that a frame of the event has more attention than another frame, ties counting half; 0.5 if blind.
+    pub auc: f64,
+}
+
+/// Mass and AUC of a completion's frame attention `[T, F]`, averaged over tokens first, given which of the `F` frames
+/// belong to the event.
+///
+/// `None` when there is nothing to tell apart: no token, no attention, no event, or nothing but the event.
+pub fn event_attention(attention: ArrayView2<'_, f32>, event: &[bool]) -> Option<EventAttention> {
+    let per_frame = attention.mapv(f64::from).mean_axis(Axis(0))?; // [F]
+    let total = per_frame.sum();
+    if per_frame.len() != event.len() || total <= 0.0 {
+        return None;
+    }
+    let auc = auc(per_frame.view(), event)?;
+    let on_event: f64 = per_frame
+        .iter()
+        .zip(event)
+        .filter(|(_, inside)| **inside)
+        .map(|(value, _)| value)
+        .sum();
+    Some(EventAttention {
+        mass: on_event / total,
+        auc,
+    })
+}
+
+/// Area under the ROC curve of `scores` for `positive`: the Mann-Whitney statistic, ties counting half.
+///
+/// `None` if all or none are positive.
+pub fn auc(scores: ArrayView1<'_, f64>, positive: &[bool]) -> Option<f64> {
+    let of = |wanted: bool| {
+        scores
+            .iter()
+            .zip(positive)
+            .filter(move |(_, is)| **is == wanted)
+            .map(|(score, _)| *score)
+    };
+    let mut won = 0.0;
+    let mut pairs = 0usize;
+    for inside in of(true) {
+        for outside in of(false) {
+            pairs += 1;
+            won += match inside.total_cmp(&outside) {
+                std::cmp::Ordering::Greater => 1.0,
+                std::cmp::Ordering::Equal => 0.5,
+                std::cmp::Ordering::Less => 0.0,
+            };
+        }
+    }
+    (pairs > 0).then(|| won / pairs as f64)
+}
+
+/// Which temporal grids of a video hold a frame inside one of the event's spans.
+///
+/// `times` are those of the sampled frames, in seconds; `grids` of them are made by merging neighbours, the last frame
+/// standing in for missing ones. Spans are closed, in seconds.
+pub fn event_frames(times: &[f64], grids: usize, spans: &[[f64; 2]]) -> Vec<bool> {
+    let merged = times.len().div_ceil(grids.max(1)).max(1);
+    let inside = |time: &f64| spans.iter().any(|[start, end]| (*start..=*end).contains(time));
+    let mut event: Vec<bool> = times.chunks(merged).map(|grid| grid.iter().any(inside)).collect();
+    event.resize(grids, false);
+    event
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::{array, aview1};
+
+    #[test]
+    fn a_policy_that_looks_only_at_the_event_has_all_mass_and_auc_one() {
+        let attention = array![[0.0f32, 0.3, 0.0], [0.0, 0.5, 0.0]];
+        let seen = event_attention(attention.view(), &[false, true, false]).unwrap();
+        assert_eq!(seen, EventAttention { mass: 1.0, auc: 1.0 });
+    }
+
+    #[test]
+    fn uniform_attention_has_the_share_of_frames_and_auc_one_half() {
+        let attention = array![[0.25f32, 0.25, 0.25, 0.25]];
+        let seen = event_attention(attention.view(), &[true, false, false, false]).unwrap();
+        assert_eq!(seen, EventAttention { mass: 0.25, auc: 0.5 });
+    }
+
+    #[test]
+    fn ties_count_half_in_the_auc() {
+        // Pairs: (2 > 1), (2 = 2), (3 > 1), (3 > 2) = 3.5 of 4.
+        let scores = aview1(&[1.0, 2.0, 2.0, 3.0]);
+        assert_eq!(auc(scores, &[false, false, true, true]), Some(0.875));
+        assert_eq!(auc(scores, &[true; 4]), None);
+    }
+
+    #[test]
+    fn a_grid_belongs_to_the_event_if_one_of_its_frames_does() {
+        let times = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+        let event = event_frames(&times, 4, &[[2.5, 3.5], [6.0, 9.0]]);
+        assert_eq!(event, [false, true, false, true]);
+    }
+
+    #[test]
+    fn nothing_is_said_without_an_event_or_attention() {
+        let none = array![[0.0f32, 0.0]];
+        assert_eq!(event_attention(none.view(), &[true, false]), None);
+        let some = array![[0.5f32, 0.5]];
+        assert_eq!(event_attention(some.view(), &[false, false]), None);
+    }
+}

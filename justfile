@@ -1,0 +1,36 @@
+# Everything here needs what scripts/bootstrap sets up, and nothing else.
+set positional-arguments
+
+[private]
+default:
+    @just --list --unsorted
+
+# train the embedded policy with APPO and evaluate it before and after; takes trainer's options
+train-appo *args:
+    cargo run -p trainer -- --algo appo "$@"
+
+# the same with GRPO
+train-grpo *args:
+    cargo run -p trainer -- --algo grpo "$@"
+
+# formatting, lints, every test, documentation
+test: fmt clippy unit docs
+
+alias ci := test
+
+[private]
+fmt:
+    cargo fmt --all --check
+
+[private]
+clippy:
+    cargo clippy --workspace --all-targets -- -D warnings
+    cargo clippy -p trainer --no-default-features -- -D warnings
+
+[private]
+unit:
+    cargo test --workspace
+
+# API documentation, in target/doc
+docs:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
