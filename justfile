@@ -13,6 +13,10 @@ train-appo *args:
 train-grpo *args:
     cargo run -p trainer -- --algo grpo "$@"
 
+# make data/tiny-vlm, the embedded model, from random weights
+make-tiny-vlm:
+    scripts/make-tiny-vlm
+
 # formatting, lints, every test, documentation
 test: fmt clippy unit docs
 

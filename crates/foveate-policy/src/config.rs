@@ -87,8 +87,7 @@ impl ModelConfig {
     pub fn from_dir(dir: &Path) -> Result<Self, PolicyError> {
         let path = dir.join("config.json");
         let text = fs_err::read_to_string(&path).map_err(PolicyError::file(&path))?;
-        let json: Value =
-            serde_json::from_str(&text).map_err(|error| PolicyError::config(&path, error.to_string()))?;
+        let json: Value = serde_json::from_str(&text).map_err(|error| PolicyError::config(&path, error.to_string()))?;
         Self::from_json(&json).map_err(|problem| PolicyError::config(&path, problem))
     }
 
@@ -99,7 +98,8 @@ impl ModelConfig {
         }
         // The released files keep the text decoder's fields at the top, later ones under `text_config`.
         let nested = root.get("text_config").is_some();
-        let text = Section::new(if nested { &root["text_config"] } else { root }, if nested { "text_config." } else { "" });
+        let text =
+            Section::new(if nested { &root["text_config"] } else { root }, if nested { "text_config." } else { "" });
         let vision = Section::new(&root["vision_config"], "vision_config.");
         let top = Section::new(root, "");
         let config = Self {
@@ -121,6 +121,7 @@ impl ModelConfig {
             ("num_hidden_layers", t.num_hidden_layers),
             ("num_attention_heads", t.num_attention_heads),
             ("num_key_value_heads", t.num_key_value_heads),
+            ("vocab_size", t.vocab_size),
             ("vision_config.hidden_size", v.hidden_size),
             ("vision_config.num_heads", v.num_heads),
             ("vision_config.patch_size", v.patch_size),
@@ -133,11 +134,17 @@ impl ModelConfig {
         let half = t.head_dim() / 2;
         let rules = [
             (t.hidden_size % t.num_attention_heads == 0, "hidden_size must be a multiple of num_attention_heads"),
-            (t.num_attention_heads % t.num_key_value_heads == 0, "num_attention_heads must be a multiple of num_key_value_heads"),
+            (
+                t.num_attention_heads % t.num_key_value_heads == 0,
+                "num_attention_heads must be a multiple of num_key_value_heads",
+            ),
             (t.mrope_section.iter().sum::<i64>() == half, "mrope_section must sum to half the head dimension"),
             (v.hidden_size % (v.num_heads * 4) == 0, "vision_config: the head dimension must be a multiple of 4"),
             (v.out_hidden_size == t.hidden_size, "vision_config.out_hidden_size must equal hidden_size"),
-            (v.window_size >= v.patch_size * v.spatial_merge_size, "vision_config.window_size must hold a merged patch"),
+            (
+                v.window_size >= v.patch_size * v.spatial_merge_size,
+                "vision_config.window_size must hold a merged patch",
+            ),
         ];
         match rules.iter().find(|(holds, _)| !holds) {
             Some((_, rule)) => Err((*rule).into()),

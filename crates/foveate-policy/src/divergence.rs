@@ -9,8 +9,8 @@ use crate::head::{Head, chunks};
 /// Bound on the log-ratio in [`Divergence::LogK3`] (released TW-GRPO).
 const LOG_RATIO_BOUND: f64 = 11.0;
 
-/// Log-probs held at a time: positions x completions x vocabulary.
-const CHUNK_ELEMENTS: i64 = 1 << 24;
+/// Log-probs held at a time, f64: positions x completions x vocabulary.
+const CHUNK_ELEMENTS: i64 = 1 << 23;
 
 /// The distributions of one group, kept as hidden states.
 #[derive(Debug)]
@@ -18,6 +18,7 @@ pub struct GroupDistributions {
     hidden: Tensor, // [G, T, D]
     head: Head,
     lengths: Tensor, // [G] i64
+    chunk: i64,      // positions whose log-probs are held at a time
 }
 
 impl GroupDistributions {
@@ -28,32 +29,33 @@ impl GroupDistributions {
             hidden: hidden.detach(),
             head: head.over_all_tokens(),
             lengths: mask.to_kind(Kind::Int64).sum_dim_intlist(-1, false, Kind::Int64),
+            chunk: (CHUNK_ELEMENTS / (hidden.size()[0] * head.vocabulary()).max(1)).max(1),
         }
     }
 
-    /// Log-probs at positions `[G, J]`: `[G, J, V]`, uniform past a completion's end.
+    /// Log-probs at positions `[G, J]`: `[G, J, V]` f64, uniform past a completion's end.
     fn log_probs(&self, positions: &Tensor) -> Tensor {
         let (width, length) = (self.hidden.size()[2], self.hidden.size()[1]);
         let index = positions.clamp_max(length - 1).unsqueeze(-1).expand([-1, -1, width], false);
         let logits = self.head.logits(&self.hidden.gather(1, &index, false));
         let ended = positions.ge_tensor(&self.lengths.unsqueeze(-1)).unsqueeze(-1);
-        logits.masked_fill(&ended, 0.0).log_softmax(-1, Kind::Float)
+        logits.masked_fill(&ended, 0.0).log_softmax(-1, Kind::Double)
     }
 }
 
-/// D of each position from log-probs `[G, J, V]`.
+/// D of each position, `[J]`, from log-probs `[G, J, V]`, all f64: divergences of 4e5 may differ by 30 only.
 fn divergence(log_probs: &Tensor, kind: Divergence) -> Tensor {
     let count = log_probs.size()[0] as f64;
     match kind {
         // TW-GRPO eq. 4: the sum over completions of KL to their mean.
         Divergence::Kl => {
             let log_mean = log_probs.logsumexp([0].as_slice(), true) - count.ln();
-            (log_probs.exp() * (log_probs - log_mean)).sum_dim_intlist([0, 2].as_slice(), false, Kind::Float)
+            (log_probs.exp() * (log_probs - log_mean)).sum_dim_intlist([0, 2].as_slice(), false, Kind::Double)
         }
         Divergence::LogK3 => {
-            let middle = log_probs.mean_dim([0].as_slice(), true, Kind::Float);
+            let middle = log_probs.mean_dim([0].as_slice(), true, Kind::Double);
             let d = (middle - log_probs).clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND);
-            (d.expm1() - d).sum_dim_intlist([0, 2].as_slice(), false, Kind::Float) / count
+            (d.expm1() - d).sum_dim_intlist([0, 2].as_slice(), false, Kind::Double) / count
         }
     }
 }
@@ -70,13 +72,15 @@ impl TokenDistributions for GroupDistributions {
         }
         let index: Vec<i64> = positions.iter().map(|p| i64::try_from(*p).unwrap_or(i64::MAX)).collect();
         let index = Tensor::from_slice(&index).view([count, ranks]).to_device(self.hidden.device());
-        let chunk = (CHUNK_ELEMENTS / (count * self.head.vocabulary())).max(1);
-        let parts = no_grad(|| {
-            chunks(ranks, chunk).map(|(start, n)| divergence(&self.log_probs(&index.narrow(1, start, n)), kind)).collect::<Vec<_>>()
-        });
-        let values = Vec::<f64>::try_from(Tensor::cat(&parts, 0)).unwrap_or_default();
-        Ok(Array1::from_vec(values))
+        let part = |(start, n)| divergence(&self.log_probs(&index.narrow(1, start, n)), kind);
+        let parts = no_grad(|| chunks(ranks, self.chunk).map(part).collect::<Vec<_>>());
+        values(&Tensor::cat(&parts, 0))
     }
+}
+
+fn values(tensor: &Tensor /* [J] */) -> Result<Array1<f64>, AlgoError> {
+    let values = Vec::<f64>::try_from(tensor).map_err(|error| AlgoError::Distributions(Box::new(error)))?;
+    Ok(Array1::from_vec(values))
 }
 
 #[cfg(test)]
@@ -95,8 +99,7 @@ mod tests {
         let weight = Tensor::randn([vocabulary, width], (Kind::Float, Device::Cpu));
         let head = Head::new(&weight, 0.7, &[2, 3]);
         let mask = Array2::from_shape_fn((4, 6), |(g, t)| t < [6, 1, 4, 5][g]);
-        let flags: Vec<bool> = mask.iter().copied().collect();
-        let group = GroupDistributions::new(&hidden, &Tensor::from_slice(&flags).view([count, length]), &head);
+        let group = GroupDistributions::new(&hidden, &mask_tensor(&mask), &head);
 
         let logits = Vec::<f32>::try_from(head.over_all_tokens().logits(&hidden).flatten(0, -1)).unwrap();
         let logits = Array3::from_shape_vec((4, 6, 11), logits).unwrap();
@@ -105,9 +108,74 @@ mod tests {
         for kind in [Divergence::Kl, Divergence::LogK3] {
             let found = group.divergence(positions.view(), kind).unwrap();
             let expected = recorded.divergence(positions.view(), kind).unwrap();
-            for (a, b) in found.iter().zip(&expected) {
-                assert!((a - b).abs() < 1e-5 * b.abs().max(1.0), "{kind:?}: {found} {expected}");
+            assert_close(&found, &expected, 1e-5);
+            for chunk in [1, 3] {
+                let chunked =
+                    GroupDistributions { chunk, ..GroupDistributions::new(&hidden, &mask_tensor(&mask), &head) };
+                assert_close(&chunked.divergence(positions.view(), kind).unwrap(), &found, 1e-6);
             }
         }
+    }
+
+    fn assert_close(found: &Array1<f64>, expected: &Array1<f64>, relative: f64) {
+        for (a, b) in found.iter().zip(expected) {
+            assert!((a - b).abs() < relative * b.abs().max(1.0), "{found}, expected {expected}");
+        }
+    }
+
+    fn mask_tensor(mask: &Array2<bool>) -> Tensor {
+        let flags: Vec<bool> = mask.iter().copied().collect();
+        Tensor::from_slice(&flags).view([mask.nrows() as i64, mask.ncols() as i64])
+    }
+
+    #[test]
+    fn large_divergences_that_differ_little_keep_their_differences() {
+        // Logits so far apart that thousands of log-ratios reach their bound: sums of 4e8 whose differences matter.
+        tch::manual_seed(4);
+        let (count, length, vocabulary) = (2, 5, 8192);
+        let logits = Tensor::randn([count, length, 1], (Kind::Float, Device::Cpu)) * 1e-3;
+        let signs = Tensor::randn([1, vocabulary], (Kind::Float, Device::Cpu)).sign() * 30.0;
+        let hidden = logits + Tensor::from_slice(&[1.0_f32, -1.0]).view([2, 1, 1]);
+        let weight = signs.tr();
+        let head = Head::new(&weight, 1.0, &[]);
+        let mask = Array2::from_elem((2, 5), true);
+        let group = GroupDistributions::new(&hidden, &mask_tensor(&mask), &head);
+        let positions = array![[0, 1, 2, 3, 4], [0, 1, 2, 3, 4]];
+
+        let logits = Vec::<f32>::try_from(head.logits(&hidden).flatten(0, -1)).unwrap();
+        let logits = Array3::from_shape_vec((2, 5, vocabulary as usize), logits).unwrap();
+        let recorded = RecordedDistributions::new(logits, &mask).unwrap();
+        let found = group.divergence(positions.view(), Divergence::LogK3).unwrap();
+        let expected = recorded.divergence(positions.view(), Divergence::LogK3).unwrap();
+        assert!(expected.iter().all(|d| *d > 1e7), "{expected}");
+        assert_close(&found, &expected, 1e-12);
+    }
+
+    #[test]
+    fn no_positions_have_no_divergence_and_rows_must_be_the_groups() {
+        let head = Head::new(&Tensor::ones([4, 2], (Kind::Float, Device::Cpu)), 1.0, &[]);
+        let hidden = Tensor::zeros([2, 3, 2], (Kind::Float, Device::Cpu));
+        let group = GroupDistributions::new(&hidden, &mask_tensor(&Array2::from_elem((2, 3), true)), &head);
+        assert_eq!(group.divergence(Array2::zeros((2, 0)).view(), Divergence::Kl).unwrap().len(), 0);
+        let error = group.divergence(Array2::zeros((3, 1)).view(), Divergence::Kl).unwrap_err();
+        assert!(matches!(error, AlgoError::Shape { what: "positions", .. }), "{error}");
+    }
+
+    #[test]
+    fn what_libtorch_refuses_is_an_error_of_the_distributions() {
+        let error = values(&Tensor::zeros([2, 2], (Kind::Double, Device::Cpu))).unwrap_err();
+        assert!(matches!(error, AlgoError::Distributions(_)), "{error}");
+    }
+
+    #[test]
+    fn held_log_probs_stay_within_their_bound() {
+        let weight = Tensor::zeros([1], (Kind::Float, Device::Cpu)).expand([151_936, 1], false);
+        let hidden = Tensor::zeros([8, 64, 1], (Kind::Float, Device::Cpu));
+        let group = GroupDistributions::new(
+            &hidden,
+            &mask_tensor(&Array2::from_elem((8, 64), true)),
+            &Head::new(&weight, 1.0, &[]),
+        );
+        assert!(group.chunk >= 1 && group.chunk * 8 * 151_936 <= CHUNK_ELEMENTS);
     }
 }

@@ -77,16 +77,10 @@ fn count(differences: &[String]) -> String {
 
 impl PolicyError {
     pub(crate) fn file(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
-        move |source| Self::File {
-            path: path.to_owned(),
-            source,
-        }
+        move |source| Self::File { path: path.to_owned(), source }
     }
 
     pub(crate) fn config(path: &Path, problem: impl Into<String>) -> Self {
-        Self::Config {
-            path: path.to_owned(),
-            problem: problem.into(),
-        }
+        Self::Config { path: path.to_owned(), problem: problem.into() }
     }
 }

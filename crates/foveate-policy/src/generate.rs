@@ -91,15 +91,8 @@ impl Vlm {
 
     /// Keys and values of a prompt and the hidden state that predicts the first token.
     fn prefill(&self, prompt: &Encoded) -> (Vec<[Tensor; 2]>, Tensor) {
-        let layout = Layout {
-            prompt: prompt.tokens() as i64,
-            completions: 0,
-            length: 0,
-        };
-        let wanted = Wanted {
-            keys_values: true,
-            ..Wanted::default()
-        };
+        let layout = Layout { prompt: prompt.tokens() as i64, completions: 0, length: 0 };
+        let wanted = Wanted { keys_values: true, ..Wanted::default() };
         let rope = self.rope(&prompt.positions);
         let (hidden, taps) = self.text.forward(self.embed_prompt(prompt), &rope, &layout, &wanted);
         (taps.keys_values, hidden.get(layout.prompt - 1))

@@ -14,6 +14,7 @@ pub struct Head {
     weight: Tensor, // [V, D]
     temperature: f64,
     never: Option<Tensor>, // [ids]
+    chunk: i64,            // rows whose logits are held at a time
 }
 
 /// Log-probs and entropies of tokens.
@@ -43,16 +44,13 @@ impl Head {
             weight: weight.shallow_clone(),
             temperature,
             never,
+            chunk: (CHUNK_ELEMENTS / weight.size()[0].max(1)).max(1),
         }
     }
 
     /// The same head over the whole vocabulary: the model's plain distribution, as papers define divergences on it.
     pub fn over_all_tokens(&self) -> Self {
-        Self {
-            weight: self.weight.shallow_clone(),
-            temperature: self.temperature,
-            never: None,
-        }
+        Self { weight: self.weight.shallow_clone(), temperature: self.temperature, never: None, chunk: self.chunk }
     }
 
     /// Size of the vocabulary, V.
@@ -70,22 +68,15 @@ impl Head {
         }
     }
 
-    fn chunk(&self) -> i64 {
-        (CHUNK_ELEMENTS / self.vocabulary()).max(1)
-    }
-
     /// Log-probs of `ids` `[R]` and entropies under hidden states `[R, D]`, without gradients.
     pub fn score(&self, hidden: &Tensor, ids: &Tensor) -> TokenScores {
         no_grad(|| {
-            let chunks = chunks(hidden.size()[0], self.chunk()).map(|(start, rows)| {
+            let chunks = chunks(hidden.size()[0], self.chunk).map(|(start, rows)| {
                 let scores = self.score_rows(&hidden.narrow(0, start, rows), &ids.narrow(0, start, rows), true);
                 (scores.logprobs, scores.entropy)
             });
             let (logprobs, entropy): (Vec<_>, Vec<_>) = chunks.unzip();
-            TokenScores {
-                logprobs: Tensor::cat(&logprobs, 0),
-                entropy: Tensor::cat(&entropy, 0),
-            }
+            TokenScores { logprobs: Tensor::cat(&logprobs, 0), entropy: Tensor::cat(&entropy, 0) }
         })
     }
 
@@ -96,31 +87,123 @@ impl Head {
         } else {
             Tensor::zeros([0], (Kind::Float, all.device()))
         };
-        TokenScores {
-            logprobs: all.gather(-1, &ids.unsqueeze(-1), false).squeeze_dim(-1),
-            entropy,
-        }
+        TokenScores { logprobs: all.gather(-1, &ids.unsqueeze(-1), false).squeeze_dim(-1), entropy }
     }
 
     /// Backpropagates a loss whose gradients at the scores are known: into the head's weight and through `hidden`
     /// `[R, D]` into the model. Logits are recomputed a chunk at a time; `[R, V]` never exists as a whole.
     pub fn backward(&self, hidden: &Tensor, ids: &Tensor, gradients: &ScoreGradients) {
-        let leaf = hidden.detach().set_requires_grad(true);
-        for (start, rows) in chunks(hidden.size()[0], self.chunk()) {
+        let at_hidden = chunks(hidden.size()[0], self.chunk).map(|(start, rows)| {
             let part = |x: &Tensor| x.narrow(0, start, rows);
-            let scores = self.score_rows(&part(&leaf), &part(ids), gradients.entropy.is_some());
+            let leaf = part(hidden).detach().set_requires_grad(true);
+            let scores = self.score_rows(&leaf, &part(ids), gradients.entropy.is_some());
             let mut loss = (scores.logprobs * part(&gradients.logprobs)).sum(Kind::Float);
             if let Some(entropy) = &gradients.entropy {
                 loss += (scores.entropy * part(entropy)).sum(Kind::Float);
             }
             loss.backward();
-        }
+            leaf.grad()
+        });
+        let at_hidden = Tensor::cat(&at_hidden.collect::<Vec<_>>(), 0);
         // tch cannot start a backward pass from a given gradient; this product's gradient is that gradient.
-        (hidden * leaf.grad()).sum(Kind::Float).backward();
+        (hidden * at_hidden).sum(Kind::Float).backward();
     }
 }
 
-/// `(start, rows)` of consecutive chunks.
+/// `(start, rows)` of consecutive chunks; of nothing, one empty chunk, so that results keep their shape.
 pub(crate) fn chunks(total: i64, chunk: i64) -> impl Iterator<Item = (i64, i64)> {
-    (0..total).step_by(chunk as usize).map(move |start| (start, chunk.min(total - start)))
+    (0..total.max(1)).step_by(chunk as usize).map(move |start| (start, chunk.min(total - start)))
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Device;
+
+    use super::*;
+
+    const ROWS: i64 = 7;
+
+    fn randn<const N: usize>(shape: [i64; N]) -> Tensor {
+        Tensor::randn(shape, (Kind::Float, Device::Cpu))
+    }
+
+    fn assert_close(found: &Tensor, expected: &Tensor, tolerance: f64) {
+        let difference = (found - expected).abs().max().double_value(&[]);
+        assert!(difference <= tolerance, "they differ by {difference}");
+    }
+
+    /// Gradients at hidden states and weight of sum(logprobs a + entropy b), by `backward`.
+    fn gradients(hidden: &Tensor, weight: &Tensor, backward: impl Fn(&Head, &Tensor)) -> [Tensor; 2] {
+        let weight = weight.detach().copy().set_requires_grad(true);
+        let hidden = hidden.detach().copy().set_requires_grad(true);
+        backward(&Head::new(&weight, 0.7, &[1, 4]), &hidden);
+        [hidden.grad(), weight.grad()]
+    }
+
+    #[test]
+    fn chunked_scores_and_gradients_equal_those_of_one_plain_pass() {
+        tch::manual_seed(5);
+        let (hidden, weight) = (randn([ROWS, 5]), randn([11, 5]));
+        let ids = Tensor::from_slice(&[0_i64, 2, 3, 10, 5, 5, 9]);
+        for with_entropy in [false, true] {
+            let at_scores = ScoreGradients { logprobs: randn([ROWS]), entropy: with_entropy.then(|| randn([ROWS])) };
+            let plain = gradients(&hidden, &weight, |head, hidden| {
+                let logits =
+                    (hidden.matmul(&head.weight.tr()) / 0.7).index_fill(-1, &Tensor::from_slice(&[1_i64, 4]), -1e4);
+                let all = logits.log_softmax(-1, Kind::Float);
+                let chosen = all.gather(-1, &ids.unsqueeze(-1), false).squeeze_dim(-1);
+                let mut loss = (chosen * &at_scores.logprobs).sum(Kind::Float);
+                if let Some(at_entropy) = &at_scores.entropy {
+                    loss -= ((all.exp() * &all).sum_dim_intlist(-1, false, Kind::Float) * at_entropy).sum(Kind::Float);
+                }
+                loss.backward();
+            });
+            for chunk in [1, 2, 3, ROWS, 100] {
+                let chunked = gradients(&hidden, &weight, |head, hidden| {
+                    let head = Head { chunk, ..head.over_all_tokens() };
+                    let head = Head { never: Some(Tensor::from_slice(&[1_i64, 4])), ..head };
+                    head.backward(hidden, &ids, &at_scores);
+                });
+                plain.iter().zip(&chunked).for_each(|(plain, chunked)| assert_close(chunked, plain, 2e-6));
+            }
+        }
+        let head = Head::new(&weight, 0.7, &[1, 4]);
+        let whole = head.score(&hidden, &ids);
+        let parts = Head { chunk: 3, ..head }.score(&hidden, &ids);
+        assert_close(&parts.logprobs, &whole.logprobs, 1e-6);
+        assert_close(&parts.entropy, &whole.entropy, 1e-6);
+    }
+
+    #[test]
+    fn a_chunk_of_a_released_vocabulary_stays_within_its_bound() {
+        for vocabulary in [11, 151_936, CHUNK_ELEMENTS * 2] {
+            let head =
+                Head::new(&Tensor::zeros([1], (Kind::Float, Device::Cpu)).expand([vocabulary, 1], false), 1.0, &[]);
+            let held = head.chunk * vocabulary;
+            assert!(head.chunk >= 1 && held <= CHUNK_ELEMENTS.max(vocabulary), "{held} logits of {vocabulary}");
+        }
+        let covered: Vec<_> = chunks(10, 4).collect();
+        assert_eq!(covered, [(0, 4), (4, 4), (8, 2)]);
+    }
+
+    #[test]
+    fn tokens_that_are_never_sampled_have_no_share_and_entropy_stays_finite() {
+        let head = Head::new(&randn([6, 3]), 1.0, &[0, 5]);
+        let probabilities = head.logits(&randn([4, 3])).softmax(-1, Kind::Float);
+        assert_eq!(probabilities.select(1, 0).sum(Kind::Float).double_value(&[]), 0.0);
+        assert_eq!(probabilities.select(1, 5).sum(Kind::Float).double_value(&[]), 0.0);
+        let scores = head.score(&randn([4, 3]), &Tensor::from_slice(&[1_i64, 2, 3, 4]));
+        let entropy = Vec::<f64>::try_from(scores.entropy).unwrap();
+        assert!(entropy.iter().all(|entropy| (0.0..=4.0_f64.ln() + 1e-6).contains(entropy)), "{entropy:?}");
+    }
+
+    #[test]
+    fn no_rows_have_no_scores_and_no_gradient() {
+        let head = Head::new(&randn([6, 3]).set_requires_grad(true), 1.0, &[]);
+        let (hidden, none) = (randn([0, 3]).set_requires_grad(true), Tensor::zeros([0], (Kind::Int64, Device::Cpu)));
+        let scores = head.score(&hidden, &none);
+        assert_eq!((scores.logprobs.size(), scores.entropy.size()), (vec![0], vec![0]));
+        head.backward(&hidden, &none, &ScoreGradients { logprobs: scores.logprobs, entropy: None });
+        assert_eq!(head.weight.grad().abs().sum(Kind::Float).double_value(&[]), 0.0);
+    }
 }

@@ -86,12 +86,159 @@ pub fn surrogate_loss(inputs: &SurrogateInputs<'_>) -> Surrogate {
     if let Some(entropy) = inputs.entropy {
         token_loss -= masked(entropy) * f64::from(objective.entropy_coef);
     }
-    let clipped = |outside: Tensor, sign: Tensor| (outside.logical_and(&sign).to_kind(Kind::Float) * &mask).sum(Kind::Double).double_value(&[]);
+    let clipped = |outside: Tensor, sign: Tensor| {
+        (outside.logical_and(&sign).to_kind(Kind::Float) * &mask).sum(Kind::Double).double_value(&[])
+    };
     Surrogate {
         loss: (token_loss * masked(inputs.factors)).sum(Kind::Float),
         kl_sum,
         clipped_low: low.map_or(0.0, |low| clipped(ratio.lt(low), advantages.lt(0.0))),
         clipped_high: high.map_or(0.0, |high| clipped(ratio.gt(high), advantages.gt(0.0))),
         tokens: mask.sum(Kind::Double).double_value(&[]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use foveate_algo::{ClipRange, Reduction};
+    use tch::Device;
+
+    use super::*;
+
+    const CLIP: ClipRange = ClipRange { low: 0.2, high: 0.28 };
+    // Two completions of 3 and 2 tokens; the last place is padding.
+    const LOGPROBS: [f32; 6] = [-0.5, -1.5, -2.0, -0.1, -3.0, f32::NAN];
+    const OLD: [f32; 6] = [-0.4, -2.5, -1.0, -0.1, -2.9, f32::NAN];
+    const REFERENCE: [f32; 6] = [-0.7, -1.4, -2.5, -0.3, -2.0, f32::INFINITY];
+    const ENTROPY: [f32; 6] = [0.5, 1.0, 1.5, 2.0, 2.5, f32::NAN];
+    const WEIGHTS: [f32; 6] = [1.0, 1.7, 1.2, 0.5, 1.4, f32::NAN];
+    const FACTORS: [f32; 6] = [0.1, 0.2, 0.3, 0.15, 0.25, f32::NAN];
+    const ADVANTAGES: [f32; 2] = [0.8, -1.2];
+
+    fn objective() -> Objective {
+        Objective {
+            clip: Some(CLIP),
+            ratio: Ratio::Token,
+            reduction: Reduction::SequenceMean,
+            mask_truncated: false,
+            mask_zero_std: false,
+            kl_coef: 0.0,
+            entropy_coef: 0.0,
+            weights: WeightSide::OnSurrogate,
+        }
+    }
+
+    fn tensor(values: &[f32]) -> Tensor {
+        Tensor::from_slice(values).view([2, 3])
+    }
+
+    /// Loss, gradient at the log-probs, and what is logged; all terms given, whatever their coefficients.
+    fn run(objective: &Objective, logprobs: &[f32; 6], old: &[f32; 6]) -> (f64, Vec<f64>, Surrogate) {
+        let logprobs = tensor(logprobs).set_requires_grad(true);
+        let surrogate = surrogate_loss(&SurrogateInputs {
+            objective,
+            logprobs: &logprobs,
+            old_logprobs: &tensor(old),
+            ref_logprobs: Some(&tensor(&REFERENCE)),
+            entropy: Some(&tensor(&ENTROPY)),
+            advantages: &Tensor::from_slice(&ADVANTAGES),
+            weights: &tensor(&WEIGHTS),
+            factors: &tensor(&FACTORS),
+            mask: &Tensor::from_slice(&[true, true, true, true, true, false]).view([2, 3]),
+        });
+        surrogate.loss.backward();
+        let gradient = Vec::try_from(logprobs.grad().flatten(0, -1).to_kind(Kind::Double)).unwrap();
+        (surrogate.loss.double_value(&[]), gradient, surrogate)
+    }
+
+    /// The loss of the five tokens on plain numbers.
+    fn by_hand(objective: &Objective, log_ratio: impl Fn(usize) -> f64) -> f64 {
+        let f = f64::from;
+        (0..5)
+            .map(|i| {
+                let (advantage, weight, r) = (f(ADVANTAGES[i / 3]), f(WEIGHTS[i]), log_ratio(i).exp());
+                let clipped = objective.clip.map_or(r, |c| r.clamp(1.0 - f(c.low), 1.0 + f(c.high))) * advantage;
+                let s = match objective.weights {
+                    WeightSide::InsideMin if objective.clip.is_some() => (weight * r * advantage).min(clipped),
+                    _ => weight * (r * advantage).min(clipped),
+                };
+                let d = f(REFERENCE[i]) - f(LOGPROBS[i]);
+                let k3 = d.exp() - d - 1.0;
+                f(FACTORS[i]) * (-s + f(objective.kl_coef) * k3 - f(objective.entropy_coef) * f(ENTROPY[i]))
+            })
+            .sum()
+    }
+
+    fn assert_near(found: f64, expected: f64) {
+        assert!((found - expected).abs() < 1e-6, "{found}, expected {expected}");
+    }
+
+    #[test]
+    fn the_loss_equals_the_formula_and_padding_has_no_part_in_it() {
+        for weights in [WeightSide::InsideMin, WeightSide::OnSurrogate] {
+            for clip in [None, Some(CLIP)] {
+                let objective = Objective { weights, clip, kl_coef: 0.3, entropy_coef: 0.2, ..objective() };
+                let (loss, gradient, _) = run(&objective, &LOGPROBS, &OLD);
+                assert_near(loss, by_hand(&objective, |i| f64::from(LOGPROBS[i]) - f64::from(OLD[i])));
+                assert_eq!(gradient[5], 0.0);
+                assert!(gradient.iter().all(|g| g.is_finite()), "{gradient:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_sequence_ratio_is_the_mean_log_ratio_of_its_tokens() {
+        let objective = Objective { ratio: Ratio::Sequence, clip: None, ..objective() };
+        let log_ratio = |i: usize| f64::from(LOGPROBS[i]) - f64::from(OLD[i]);
+        let means = [(log_ratio(0) + log_ratio(1) + log_ratio(2)) / 3.0, (log_ratio(3) + log_ratio(4)) / 2.0];
+        assert_near(run(&objective, &LOGPROBS, &OLD).0, by_hand(&objective, |i| means[i / 3]));
+    }
+
+    #[test]
+    fn one_update_per_rollout_has_a_ratio_of_exactly_one() {
+        // A clip range without width would clip anything else.
+        let objective = Objective { clip: Some(ClipRange { low: 0.0, high: 0.0 }), ..objective() };
+        let (loss, gradient, surrogate) = run(&objective, &LOGPROBS, &LOGPROBS);
+        assert_eq!((surrogate.clipped_low, surrogate.clipped_high, surrogate.tokens), (0.0, 0.0, 5.0));
+        assert_near(loss, by_hand(&objective, |_| 0.0));
+        let wide = run(&super::tests::objective(), &LOGPROBS, &LOGPROBS).1;
+        let policy_gradient = |i: usize| -f64::from(FACTORS[i] * WEIGHTS[i] * ADVANTAGES[i / 3]);
+        (0..5).for_each(|i| assert_near(wide[i], policy_gradient(i)));
+        assert!(gradient.iter().all(|g| g.is_finite()));
+    }
+
+    #[test]
+    fn clipped_tokens_are_counted_and_have_no_gradient() {
+        // Ratios exp(-0.1), exp(1), exp(-1) with A > 0, then 1 and exp(-0.1) with A < 0.
+        let (_, gradient, surrogate) = run(&objective(), &LOGPROBS, &OLD);
+        assert_eq!((surrogate.clipped_low, surrogate.clipped_high), (0.0, 1.0));
+        assert_eq!(gradient[1], 0.0);
+        assert!([0, 2, 3, 4].iter().all(|i| gradient[*i] != 0.0), "{gradient:?}");
+        let lower = [-0.5, -1.5, -2.0, -0.1, -4.0, 0.0];
+        let (_, gradient, surrogate) = run(&objective(), &lower, &OLD);
+        assert_eq!((surrogate.clipped_low, gradient[4]), (1.0, 0.0));
+    }
+
+    #[test]
+    fn the_logged_kl_is_the_sum_of_k3_over_tokens() {
+        let expected: f64 = (0..5).map(|i| f64::from(REFERENCE[i] - LOGPROBS[i])).map(|d| d.exp() - d - 1.0).sum();
+        assert_near(run(&objective(), &LOGPROBS, &OLD).2.kl_sum, expected);
+    }
+
+    #[test]
+    fn without_a_reference_there_is_no_kl() {
+        let some = Tensor::zeros([1, 2], (Kind::Float, Device::Cpu));
+        let surrogate = surrogate_loss(&SurrogateInputs {
+            objective: &Objective { kl_coef: 1.0, ..objective() },
+            logprobs: &some,
+            old_logprobs: &some,
+            ref_logprobs: None,
+            entropy: None,
+            advantages: &Tensor::from_slice(&[2.0_f32]),
+            weights: &some.ones_like(),
+            factors: &some.full_like(0.5),
+            mask: &some.ones_like().to_kind(Kind::Bool),
+        });
+        assert_eq!((surrogate.kl_sum, surrogate.loss.double_value(&[])), (0.0, -2.0));
     }
 }

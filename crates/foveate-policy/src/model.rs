@@ -17,7 +17,7 @@ use crate::{
         text::{TextModel, Wanted},
         vision::VisionTower,
     },
-    weights::{Weights, write_safetensors},
+    weights::{INDEX, Weights, write_safetensors},
 };
 
 /// Which parameters receive gradients.
@@ -47,12 +47,7 @@ pub struct LoadOptions {
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self {
-            device: Device::Cpu,
-            kind: Kind::Float,
-            attention: AttentionMode::Fused,
-            trainable: Trainable::Text,
-        }
+        Self { device: Device::Cpu, kind: Kind::Float, attention: AttentionMode::Fused, trainable: Trainable::Text }
     }
 }
 
@@ -104,14 +99,7 @@ impl Vlm {
         let vision = VisionTower::new(&weights, &config.vision);
         let text = TextModel::new(&weights, &config.text, options.attention);
         let tensors = weights.finish()?;
-        let model = Self {
-            config,
-            dir: dir.to_owned(),
-            options: *options,
-            vision,
-            text,
-            tensors,
-        };
+        let model = Self { config, dir: dir.to_owned(), options: *options, vision, text, tensors };
         for (_, tensor) in model.parameters() {
             let _ = tensor.set_requires_grad(true);
         }
@@ -147,14 +135,19 @@ impl Vlm {
     /// that the model came from (configuration, tokenizer, chat template, preprocessor).
     ///
     /// # Errors
-    /// [`PolicyError::File`] if something cannot be written.
+    /// [`PolicyError::File`] if something cannot be written, [`PolicyError::Config`] if the directory holds a checkpoint
+    /// in shards: its index would hide what is saved here.
     pub fn save(&self, dir: &Path) -> Result<(), PolicyError> {
         fs_err::create_dir_all(dir).map_err(PolicyError::file(dir))?;
+        let stale = dir.join(INDEX);
+        if stale.exists() {
+            return Err(PolicyError::config(&stale, "expected no checkpoint in shards where a model is saved"));
+        }
         let listing = fs_err::read_dir(&self.dir).map_err(PolicyError::file(&self.dir))?;
         for entry in listing.flatten() {
             let path = entry.path();
             let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("");
-            let index = entry.file_name() == "model.safetensors.index.json";
+            let index = entry.file_name() == INDEX;
             let target = dir.join(entry.file_name());
             if matches!(extension, "json" | "jinja" | "txt") && !index && path != target {
                 fs_err::copy(&path, &target).map_err(PolicyError::file(&target))?;
@@ -275,11 +268,7 @@ impl Vlm {
         capture: Option<Layers>,
     ) -> Result<GroupForward, PolicyError> {
         let (count, length) = (completions.count(), completions.length());
-        let layout = Layout {
-            prompt: prompt.ids.size()[0],
-            completions: count,
-            length,
-        };
+        let layout = Layout { prompt: prompt.ids.size()[0], completions: count, length };
         self.check_completions(completions)?;
         // Row that predicts token t: the prompt's last for t = 0, the completion's own row t - 1 after it.
         let own = layout.prompt + Tensor::arange(count * length, (Kind::Int64, self.device())).view([count, length]);
@@ -324,11 +313,12 @@ impl Vlm {
         }
         let device = self.device();
         let columns = Tensor::from_slice(&prompt.video_rows).to_device(device);
-        let frames = Tensor::from_slice(&prompt.video_frames).to_device(device).one_hot(prompt.frames).to_kind(Kind::Float);
+        let frames =
+            Tensor::from_slice(&prompt.video_frames).to_device(device).one_hot(prompt.frames).to_kind(Kind::Float);
         let last = prompt.video_rows.last().copied().unwrap_or(0);
         let behind = rows.min().int64_value(&[]) >= last;
-        let visible = (!behind).then(|| columns.unsqueeze(0).le_tensor(&rows.unsqueeze(1)).to_kind(Kind::Float));
-        Some(FrameProbe { rows: rows.shallow_clone(), columns, frames, visible })
+        let hidden = (!behind).then(|| columns.unsqueeze(0).gt_tensor(&rows.unsqueeze(1)));
+        Some(FrameProbe { rows: rows.shallow_clone(), columns, frames, hidden })
     }
 
     /// The head that turns hidden states into token distributions at this temperature, which must be the sampler's;

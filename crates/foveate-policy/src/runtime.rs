@@ -67,11 +67,8 @@ fn beside_libtorch() -> Option<PathBuf> {
 /// # Errors
 /// [`PolicyError::Setting`] for any other name, and for CUDA on a machine that has none.
 pub fn device(name: &str) -> Result<Device, PolicyError> {
-    let wrong = |expected: &str| PolicyError::Setting {
-        what: "device",
-        expected: expected.into(),
-        found: format!("{name:?}"),
-    };
+    let wrong =
+        |expected: &str| PolicyError::Setting { what: "device", expected: expected.into(), found: format!("{name:?}") };
     match name {
         "auto" => Ok(Device::cuda_if_available()),
         "cpu" => Ok(Device::Cpu),

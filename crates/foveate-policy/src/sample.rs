@@ -24,17 +24,12 @@ pub struct SamplingParams {
 impl SamplingParams {
     /// Greedy decoding of one completion.
     pub fn greedy(max_new_tokens: usize) -> Self {
-        Self {
-            completions: 1,
-            max_new_tokens,
-            temperature: 0.0,
-            top_p: 1.0,
-            top_k: 0,
-        }
+        Self { completions: 1, max_new_tokens, temperature: 0.0, top_p: 1.0, top_k: 0 }
     }
 
     pub(crate) fn check(&self) -> Result<(), PolicyError> {
-        let wrong = |what, expected: &str, found: String| PolicyError::Setting { what, expected: expected.into(), found };
+        let wrong =
+            |what, expected: &str, found: String| PolicyError::Setting { what, expected: expected.into(), found };
         if self.completions == 0 || self.max_new_tokens == 0 {
             let found = format!("{} completions of {} tokens", self.completions, self.max_new_tokens);
             return Err(wrong("completions, max_new_tokens", "at least 1 each", found));
@@ -74,7 +69,8 @@ impl GroupSeed {
 
 /// Uniform numbers of all rows, `[B, T]`; rows are the groups' completions in order.
 pub(crate) fn uniforms(seeds: &[GroupSeed], params: &SamplingParams, device: Device) -> Tensor {
-    let rows = seeds.iter().flat_map(|seed| (0..params.completions as u64).map(|c| seed.uniforms(c, params.max_new_tokens)));
+    let rows =
+        seeds.iter().flat_map(|seed| (0..params.completions as u64).map(|c| seed.uniforms(c, params.max_new_tokens)));
     let numbers: Vec<f32> = rows.flatten().collect();
     Tensor::from_slice(&numbers).view([-1, params.max_new_tokens as i64]).to_device(device)
 }

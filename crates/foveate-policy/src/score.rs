@@ -45,11 +45,7 @@ impl Vlm {
         let (rows, ids) = (Tensor::from_slice(&rows).to_device(device), Tensor::from_slice(&ids).to_device(device));
         let layout = Layout { prompt: length as i64, completions: 0, length: 0 };
         let probe = if chosen.is_empty() { None } else { self.probe(&encoded, &rows, Some(layers)) };
-        let wanted = Wanted {
-            frames: probe.as_ref(),
-            frame_layers: self.text.count(layers),
-            keys_values: false,
-        };
+        let wanted = Wanted { frames: probe.as_ref(), frame_layers: self.text.count(layers), keys_values: false };
         no_grad(|| {
             let rope = self.rope(&encoded.positions);
             let (hidden, taps) = self.text.forward(self.embed_prompt(&encoded), &rope, &layout, &wanted);

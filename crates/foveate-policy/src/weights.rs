@@ -14,6 +14,9 @@ use tch::{Device, Kind, Tensor};
 
 use crate::PolicyError;
 
+/// The file that names the shards of a checkpoint.
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
+
 /// How a tensor begins where no checkpoint gives it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Init {
@@ -99,10 +102,7 @@ impl Weights {
             taken: RefCell::default(),
             differences: RefCell::default(),
         };
-        Self {
-            shared: Rc::new(shared),
-            path: String::new(),
-        }
+        Self { shared: Rc::new(shared), path: String::new() }
     }
 
     /// The tensor at this path and `name`, which must have `shape`.
@@ -143,10 +143,7 @@ impl Weights {
         if differences.is_empty() {
             return Ok(taken);
         }
-        Err(PolicyError::Weights {
-            path: shared.dir.clone(),
-            differences,
-        })
+        Err(PolicyError::Weights { path: shared.dir.clone(), differences })
     }
 }
 
@@ -170,7 +167,7 @@ fn released_name(name: &str) -> String {
 }
 
 fn shards(dir: &Path) -> Result<Vec<PathBuf>, PolicyError> {
-    let index = dir.join("model.safetensors.index.json");
+    let index = dir.join(INDEX);
     if !index.exists() {
         return Ok(vec![dir.join("model.safetensors")]);
     }
@@ -192,10 +189,7 @@ fn tensors<'a>(path: &Path, map: &'a Mmap) -> Result<SafeTensors<'a>, PolicyErro
 }
 
 fn damaged(path: &Path, problem: String) -> PolicyError {
-    PolicyError::Safetensors {
-        path: path.to_owned(),
-        problem,
-    }
+    PolicyError::Safetensors { path: path.to_owned(), problem }
 }
 
 fn read(file: &(PathBuf, Mmap), name: &str) -> Result<Tensor, PolicyError> {

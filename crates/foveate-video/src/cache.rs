@@ -1,6 +1,7 @@
 //! Prepared frames on disk, so that a video is decoded once, or on another machine.
 
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use fs_err as fs;
 use image::RgbImage;
@@ -11,51 +12,39 @@ use crate::files::write_atomic;
 use crate::{Frames, PixelBudget, Sampling, VideoError};
 
 /// Changes when decoding or resizing changes what the frames are, so that old entries are not found again.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
-/// What a cache entry depends on, hashed: the file (canonical path, size, time of change), the sampling, the pixel
-/// budget and the processor's factor.
+/// What a cache entry depends on, hashed: the video's name, the sampling, the pixel budget and the processor's factor.
+///
+/// The name is the path within the data, the same on every machine; the file itself need not be there.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct CacheKey(String);
 
 #[derive(Serialize)]
 struct KeyParts<'a> {
     version: u32,
-    path: &'a str,
-    size: u64,
-    modified_nanos: u128,
+    name: &'a str,
     sampling: &'a Sampling,
     budget: &'a PixelBudget,
     factor: usize,
 }
 
 impl CacheKey {
-    /// The key of a video file under these settings.
+    /// The key of the video called `name` under these settings.
     ///
     /// # Errors
-    /// [`VideoError::Missing`] or [`VideoError::Io`] if the file's facts cannot be read.
-    pub fn new(video: &Path, sampling: &Sampling, budget: &PixelBudget, factor: usize) -> Result<Self, VideoError> {
-        let io = |e| VideoError::io(video, e);
-        let path = fs::canonicalize(video).map_err(io)?;
-        let facts = fs::metadata(&path).map_err(io)?;
-        let modified = facts.modified().map_err(io)?;
-        let parts = KeyParts {
-            version: VERSION,
-            path: &path.to_string_lossy(),
-            size: facts.len(),
-            modified_nanos: modified.duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos()),
-            sampling,
-            budget,
-            factor,
-        };
+    /// [`VideoError::BadFile`] for settings that cannot be written down.
+    pub fn new(name: &Path, sampling: &Sampling, budget: &PixelBudget, factor: usize) -> Result<Self, VideoError> {
+        let parts = KeyParts { version: VERSION, name: &name.to_string_lossy(), sampling, budget, factor };
         let text = serde_json::to_vec(&parts)
-            .map_err(|e| VideoError::BadFile { path: video.to_owned(), reason: e.to_string() })?;
+            .map_err(|e| VideoError::BadFile { path: name.to_owned(), reason: e.to_string() })?;
         Ok(Self(blake3::hash(&text).to_hex().to_string()))
     }
 }
 
 /// A directory of prepared frames: one safetensors file per key with `frames` u8 `[N, H, W, 3]`, `indices` i64 `[N]`,
-/// `times` f64 `[N]`, and `video` f64 `[2]` (total frames, duration in seconds).
+/// `times` f64 `[N]`, `video` f64 `[2]` (total frames, duration in seconds), and of the video file that they are from
+/// `changed` i64 `[1]` (nanoseconds since 1970) and `hash` u8 `[32]` (BLAKE3).
 #[derive(Debug, Clone)]
 pub struct FrameCache {
     dir: PathBuf,
@@ -67,11 +56,38 @@ impl FrameCache {
         Self { dir: dir.to_owned() }
     }
 
-    /// The frames kept under `key`, or `None` if there are none.
+    /// The frames kept under `key`, or `None` if there are none. Where the file `video` is there, it must still be the
+    /// one that the frames are from: by its time of change or else by its contents.
     ///
     /// # Errors
-    /// [`VideoError::BadFile`] if the entry is damaged.
-    pub fn get(&self, key: &CacheKey) -> Result<Option<Frames>, VideoError> {
+    /// [`VideoError::BadFile`] if the entry is damaged; [`VideoError::Io`] if entry or video cannot be read.
+    pub fn get(&self, key: &CacheKey, video: &Path) -> Result<Option<Frames>, VideoError> {
+        let Some((frames, source)) = self.entry(key)? else { return Ok(None) };
+        let fresh = !video.exists() || source.changed == changed(video)? || source.hash == hash(video)?;
+        Ok(fresh.then_some(frames))
+    }
+
+    /// Keeps frames of one size, which are from the file `video`, under `key`.
+    ///
+    /// # Errors
+    /// [`VideoError::Picture`] for no frames or several sizes; [`VideoError::BadFile`] if frames of another video are
+    /// kept under that name, since a machine without the videos could not tell them apart; [`VideoError::Io`] if the
+    /// disk refuses.
+    pub fn put(&self, key: &CacheKey, video: &Path, frames: &Frames) -> Result<(), VideoError> {
+        let source = Source { changed: changed(video)?, hash: hash(video)? };
+        if self.entry(key)?.is_some_and(|(_, other)| other.hash != source.hash) {
+            let reason = format!(
+                "it holds frames of another video, or of an earlier one, with the name of {}; remove it, or prepare into \
+                 a folder of its own",
+                video.display()
+            );
+            return Err(VideoError::BadFile { path: self.path(key), reason });
+        }
+        let bytes = serialise(frames, &source).map_err(|reason| VideoError::Picture { reason })?;
+        write_atomic(&self.path(key), &bytes)
+    }
+
+    fn entry(&self, key: &CacheKey) -> Result<Option<(Frames, Source)>, VideoError> {
         let path = self.path(key);
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
@@ -81,22 +97,33 @@ impl FrameCache {
         parse(&bytes).map(Some).map_err(|reason| VideoError::BadFile { path, reason })
     }
 
-    /// Keeps frames of one size under `key`.
-    ///
-    /// # Errors
-    /// [`VideoError::Picture`] for no frames or several sizes; [`VideoError::Io`] if the disk refuses.
-    pub fn put(&self, key: &CacheKey, frames: &Frames) -> Result<(), VideoError> {
-        let bytes = serialise(frames).map_err(|reason| VideoError::Picture { reason })?;
-        write_atomic(&self.path(key), &bytes)
-    }
-
     fn path(&self, key: &CacheKey) -> PathBuf {
         // Two letters of the key as a folder keep directories small.
         self.dir.join(&key.0[..2]).join(format!("{}.safetensors", key.0))
     }
 }
 
-fn serialise(frames: &Frames) -> Result<Vec<u8>, String> {
+/// The video file that frames are from.
+struct Source {
+    changed: i64,
+    hash: [u8; 32],
+}
+
+/// When the file was last changed, nanoseconds since 1970.
+fn changed(video: &Path) -> Result<i64, VideoError> {
+    let modified = fs::metadata(video).and_then(|facts| facts.modified()).map_err(|e| VideoError::io(video, e))?;
+    Ok(modified.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i64))
+}
+
+/// BLAKE3 of the file's contents.
+fn hash(video: &Path) -> Result<[u8; 32], VideoError> {
+    let mut hasher = blake3::Hasher::new();
+    let file = fs::File::open(video).map_err(|e| VideoError::io(video, e))?;
+    hasher.update_reader(file).map_err(|e| VideoError::io(video, e))?;
+    Ok(*hasher.finalize().as_bytes())
+}
+
+fn serialise(frames: &Frames, source: &Source) -> Result<Vec<u8>, String> {
     let first = frames.images.first().ok_or("expected at least one frame, found none")?;
     if frames.images.iter().any(|i| i.dimensions() != first.dimensions()) {
         return Err("expected frames of one size".to_owned());
@@ -105,8 +132,8 @@ fn serialise(frames: &Frames) -> Result<Vec<u8>, String> {
     let pixels: Vec<u8> = frames.images.iter().flat_map(|i| i.as_raw()).copied().collect();
     let indices: Vec<u8> = frames.indices.iter().flat_map(|&i| (i as i64).to_le_bytes()).collect();
     let times: Vec<u8> = frames.times.iter().flat_map(|t| t.to_le_bytes()).collect();
-    let video: Vec<u8> =
-        [frames.total_frames as f64, frames.duration].iter().flat_map(|x| x.to_le_bytes()).collect();
+    let video: Vec<u8> = [frames.total_frames as f64, frames.duration].iter().flat_map(|x| x.to_le_bytes()).collect();
+    let changed = source.changed.to_le_bytes();
     let shape = vec![count, first.height() as usize, first.width() as usize, 3];
     let view = |dtype, shape, data| TensorView::new(dtype, shape, data).map_err(|e| e.to_string());
     let tensors = [
@@ -114,11 +141,13 @@ fn serialise(frames: &Frames) -> Result<Vec<u8>, String> {
         ("indices", view(Dtype::I64, vec![count], &indices)?),
         ("times", view(Dtype::F64, vec![count], &times)?),
         ("video", view(Dtype::F64, vec![2], &video)?),
+        ("changed", view(Dtype::I64, vec![1], &changed)?),
+        ("hash", view(Dtype::U8, vec![32], &source.hash)?),
     ];
     safetensors::serialize(tensors, None).map_err(|e| e.to_string())
 }
 
-fn parse(bytes: &[u8]) -> Result<Frames, String> {
+fn parse(bytes: &[u8]) -> Result<(Frames, Source), String> {
     let file = SafeTensors::deserialize(bytes).map_err(|e| e.to_string())?;
     let tensor = |name, dtype| {
         let tensor = file.tensor(name).map_err(|e| e.to_string())?;
@@ -141,14 +170,17 @@ fn parse(bytes: &[u8]) -> Result<Frames, String> {
         .chunks_exact(size)
         .filter_map(|raw| RgbImage::from_raw(width as u32, height as u32, raw.to_vec()))
         .collect();
-    let indices = words(tensor("indices", Dtype::I64)?.data()).map(|w| i64::from_le_bytes(w) as usize).collect::<Vec<_>>();
+    let indices =
+        words(tensor("indices", Dtype::I64)?.data()).map(|w| i64::from_le_bytes(w) as usize).collect::<Vec<_>>();
     let times: Vec<f64> = words(tensor("times", Dtype::F64)?.data()).map(f64::from_le_bytes).collect();
     let video: Vec<f64> = words(tensor("video", Dtype::F64)?.data()).map(f64::from_le_bytes).collect();
-    match video[..] {
-        [total, duration] if [images.len(), indices.len(), times.len()] == [count; 3] => {
-            Ok(Frames { images, indices, times, total_frames: total as usize, duration })
+    let changed: Vec<i64> = words(tensor("changed", Dtype::I64)?.data()).map(i64::from_le_bytes).collect();
+    let hash: Result<[u8; 32], _> = tensor("hash", Dtype::U8)?.data().try_into();
+    match (&video[..], &changed[..], hash) {
+        (&[total, duration], &[changed], Ok(hash)) if [images.len(), indices.len(), times.len()] == [count; 3] => {
+            Ok((Frames { images, indices, times, total_frames: total as usize, duration }, Source { changed, hash }))
         }
-        _ => Err(format!("expected {count} frames, indices and times, and 2 facts of the video")),
+        _ => Err(format!("expected {count} frames, indices and times, and the facts of the video")),
     }
 }
 
@@ -170,45 +202,60 @@ mod tests {
         }
     }
 
-    fn key(dir: &Path, frames: usize) -> CacheKey {
-        let video = dir.join("a.mp4");
-        if !video.exists() {
-            write_atomic(&video, b"video").unwrap();
-        }
+    fn key(name: &str, frames: usize) -> CacheKey {
         let budget = PixelBudget { min_pixels: 1, max_pixels: 2, total_pixels: None };
-        CacheKey::new(&video, &Sampling::Uniform { frames }, &budget, 28).unwrap()
+        CacheKey::new(Path::new(name), &Sampling::Uniform { frames }, &budget, 28).unwrap()
+    }
+
+    /// A cache that holds `frames` of the video `a.mp4` beside it.
+    fn filled() -> (tempfile::TempDir, FrameCache, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let (cache, video) = (FrameCache::open(&dir.path().join("cache")), dir.path().join("a.mp4"));
+        write_atomic(&video, b"video").unwrap();
+        assert_eq!(cache.get(&key("a.mp4", 3), &video).unwrap(), None);
+        cache.put(&key("a.mp4", 3), &video, &frames()).unwrap();
+        (dir, cache, video)
+    }
+
+    fn touch(video: &Path, seconds: u64) {
+        let file = fs::OpenOptions::new().write(true).open(video).unwrap().into_file();
+        file.set_modified(UNIX_EPOCH + std::time::Duration::from_secs(seconds)).unwrap();
     }
 
     #[test]
-    fn what_is_put_comes_back_exactly() {
-        let dir = tempfile::tempdir().unwrap();
-        let cache = FrameCache::open(&dir.path().join("cache"));
-        let key = key(dir.path(), 3);
-        assert_eq!(cache.get(&key).unwrap(), None);
-        cache.put(&key, &frames()).unwrap();
-        assert_eq!(cache.get(&key).unwrap(), Some(frames()));
+    fn what_is_put_comes_back_exactly_with_and_without_the_video() {
+        let (_dir, cache, video) = filled();
+        assert_eq!(cache.get(&key("a.mp4", 3), &video).unwrap(), Some(frames()));
+        fs::remove_file(&video).unwrap();
+        assert_eq!(cache.get(&key("a.mp4", 3), &video).unwrap(), Some(frames()));
     }
 
     #[test]
-    fn keys_follow_the_file_and_the_settings() {
-        let dir = tempfile::tempdir().unwrap();
-        let before = key(dir.path(), 3);
-        assert_eq!(before, key(dir.path(), 3));
-        assert_ne!(before, key(dir.path(), 4));
-        write_atomic(&dir.path().join("a.mp4"), b"another video").unwrap();
-        assert_ne!(before, key(dir.path(), 3));
+    fn keys_follow_the_name_and_the_settings() {
+        assert_eq!(key("a.mp4", 3), key("a.mp4", 3));
+        assert_ne!(key("a.mp4", 3), key("b.mp4", 3));
+        assert_ne!(key("a.mp4", 3), key("a.mp4", 4));
+    }
+
+    #[test]
+    fn a_touched_video_is_the_same_and_a_changed_one_is_another() {
+        let (_dir, cache, video) = filled();
+        touch(&video, 5);
+        assert_eq!(cache.get(&key("a.mp4", 3), &video).unwrap(), Some(frames()));
+        write_atomic(&video, b"other").unwrap();
+        touch(&video, 7);
+        assert_eq!(cache.get(&key("a.mp4", 3), &video).unwrap(), None);
+        let refused = cache.put(&key("a.mp4", 3), &video, &frames()).unwrap_err().to_string();
+        assert!(refused.contains("another video") && refused.contains("a.mp4"), "{refused}");
     }
 
     #[test]
     fn a_damaged_entry_is_named() {
-        let dir = tempfile::tempdir().unwrap();
-        let cache = FrameCache::open(dir.path());
-        let key = key(dir.path(), 3);
-        cache.put(&key, &frames()).unwrap();
-        let path = cache.path(&key);
+        let (_dir, cache, video) = filled();
+        let path = cache.path(&key("a.mp4", 3));
         let bytes = fs::read(&path).unwrap();
         write_atomic(&path, &bytes[..bytes.len() - 5]).unwrap();
-        let error = cache.get(&key).unwrap_err().to_string();
+        let error = cache.get(&key("a.mp4", 3), &video).unwrap_err().to_string();
         assert!(error.contains(path.to_str().unwrap()), "{error}");
     }
 }

@@ -21,6 +21,7 @@ pub mod scenes;
 mod size;
 
 pub use cache::{CacheKey, FrameCache};
+#[cfg(feature = "decode")]
 pub use decode::{decode, decode_resized};
 pub use error::VideoError;
 pub use frames::{DecodeLimits, Frames};

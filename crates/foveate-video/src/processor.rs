@@ -40,10 +40,10 @@ impl ImageProcessor {
     /// `max_pixels` or inside `size`, as newer files write them (`shortest_edge`, `longest_edge`).
     ///
     /// # Errors
-    /// [`VideoError::ProcessorConfig`] naming a missing or wrong field; [`VideoError::Missing`] without the file.
+    /// [`VideoError::ProcessorConfig`] naming a missing or wrong field; [`VideoError::Io`] without the file.
     pub fn from_dir(model_dir: &Path) -> Result<Self, VideoError> {
         let path = model_dir.join(CONFIG_FILE);
-        let text = fs::read(&path).map_err(|e| VideoError::io(&path, e))?;
+        let text = fs::read(&path).map_err(|source| VideoError::Io { path: path.clone(), source })?;
         let map: Map<String, Value> = serde_json::from_slice(&text)
             .map_err(|e| VideoError::BadFile { path: path.clone(), reason: format!("expected a JSON object: {e}") })?;
         let config = Config { path: &path, map: &map };
@@ -89,8 +89,7 @@ impl ImageProcessor {
         budget: &PixelBudget,
     ) -> Result<(u32, u32), VideoError> {
         let size = (height as usize, width as usize);
-        let (height, width) =
-            smart_resize(size, self.factor(), budget.min_pixels as f64, budget.per_frame(frames))?;
+        let (height, width) = smart_resize(size, self.factor(), budget.min_pixels as f64, budget.per_frame(frames))?;
         Ok((width as u32, height as u32))
     }
 

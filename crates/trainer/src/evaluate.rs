@@ -22,10 +22,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     let config = resolve_plain(&args.settings.layers(None))?;
     let file = args.input.as_deref().or(config.data.test.as_deref());
     let file = file.context("which examples? name them by --input or data.test").user()?;
-    let options = LoadOptions {
-        trainable: Trainable::Nothing,
-        ..load_options(&config)?
-    };
+    let options = LoadOptions { trainable: Trainable::Nothing, ..load_options(&config)? };
     let policy = Vlm::load(&args.model, &options).user()?;
     let text = Arc::new(TextProcessor::load(&args.model).user()?);
     let examinee = Examinee {

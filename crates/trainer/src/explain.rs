@@ -22,10 +22,7 @@ pub fn run(args: &ExplainArgs) -> Result<()> {
     let config = resolve_plain(&args.settings.layers(Some(&args.algo)))?;
     let algorithm = config.algo.algorithm().user()?;
     let group = Recorded::read(&args.rollouts).user()?;
-    let explained = group
-        .explain(algorithm.as_ref())
-        .with_context(|| args.rollouts.display().to_string())
-        .user()?;
+    let explained = group.explain(algorithm.as_ref()).with_context(|| args.rollouts.display().to_string()).user()?;
     let tensors = explained.iter().map(|(name, tensor)| (name.as_str(), tensor));
     write_safetensors(&args.output, tensors)?;
     Ok(())
@@ -54,9 +51,9 @@ impl Recorded {
         let tensor = self.get(name)?.to_kind(Kind::Float).contiguous();
         let array: ArrayD<f32> = (&tensor).try_into()?;
         let shape = array.shape().to_vec();
-        array.into_dimensionality::<D>().map_err(|_| {
-            anyhow!("{name}: expected {} axes, found shape {shape:?}", D::NDIM.unwrap_or_default())
-        })
+        array
+            .into_dimensionality::<D>()
+            .map_err(|_| anyhow!("{name}: expected {} axes, found shape {shape:?}", D::NDIM.unwrap_or_default()))
     }
 
     fn scored(&self) -> Result<ScoredGroup> {
@@ -66,12 +63,7 @@ impl Recorded {
             true => self.array::<ndarray::Ix1>("truncated")?.mapv(|value| value != 0.0),
             false => Array1::from_elem(rewards.len(), false),
         };
-        Ok(ScoredGroup {
-            rewards,
-            accuracy: self.array("accuracy")?,
-            mask: mask.mapv(|value| value != 0.0),
-            truncated,
-        })
+        Ok(ScoredGroup { rewards, accuracy: self.array("accuracy")?, mask: mask.mapv(|value| value != 0.0), truncated })
     }
 
     /// The credit of the group's tokens under an algorithm, its loss and the gradient at the log-probs, by name.
@@ -106,7 +98,12 @@ impl Recorded {
         Ok(output)
     }
 
-    fn loss(&self, algorithm: &dyn Algorithm, group: &ScoredGroup, credit: &Credit) -> Result<BTreeMap<String, Tensor>> {
+    fn loss(
+        &self,
+        algorithm: &dyn Algorithm,
+        group: &ScoredGroup,
+        credit: &Credit,
+    ) -> Result<BTreeMap<String, Tensor>> {
         let objective = algorithm.objective();
         let shape: Vec<i64> = group.mask.shape().iter().map(|side| *side as i64).collect();
         let per_token = |name: &str| {

@@ -14,6 +14,8 @@ use crate::{
 pub struct StepFacts<'a> {
     /// The step, counted from 1.
     pub step: u64,
+    /// The algorithm, after which its own metrics are named.
+    pub algorithm: &'static str,
     /// Tokens of prompts and completions over the whole run, this step's included.
     pub num_tokens: u64,
     /// Bad examples named in this step.
@@ -53,7 +55,7 @@ pub fn metrics(stepped: &Stepped, facts: &StepFacts<'_>) -> StepMetrics {
     metrics.push("clip_ratio/region_mean", updated.clipped[0] + updated.clipped[1]);
     metrics.push("sampling/logp_difference_mean", updated.sampling_gap);
     event(&mut metrics, stepped);
-    details(&mut metrics, &stepped.credit);
+    details(&mut metrics, facts.algorithm, &stepped.credit);
     metrics.push("num_tokens", facts.num_tokens as f64);
     metrics.push_count("data/skipped", facts.bad.len() as u64);
     metrics.push_count("data/skipped_total", facts.bad_total as u64);
@@ -106,7 +108,10 @@ fn lengths(metrics: &mut StepMetrics, stepped: &Stepped) {
     metrics.push("completions/clipped_ratio", mean(truncated().map(|cut| f32::from(u8::from(*cut)))));
     metrics.push("prompts/mean_length", mean(stepped.groups.iter().map(|group| group.encoded.tokens() as f32)));
     metrics.push("prompts/mean_frames", mean(stepped.groups.iter().map(|group| group.encoded.frames() as f32)));
-    metrics.push("prompts/mean_video_tokens", mean(stepped.groups.iter().map(|group| group.encoded.video_tokens() as f32)));
+    metrics.push(
+        "prompts/mean_video_tokens",
+        mean(stepped.groups.iter().map(|group| group.encoded.video_tokens() as f32)),
+    );
 }
 
 /// Where the data knows the event: do completions attend to its frames?
@@ -131,11 +136,11 @@ fn event(metrics: &mut StepMetrics, stepped: &Stepped) {
 }
 
 /// The algorithm's own metrics: the means of its credit's details without an axis.
-fn details(metrics: &mut StepMetrics, credit: &[Credit]) {
+fn details(metrics: &mut StepMetrics, algorithm: &str, credit: &[Credit]) {
     let Some(first) = credit.first() else { return };
     for (name, _) in first.details.iter().filter(|(_, value)| value.ndim() == 0) {
         let values = credit.iter().filter_map(|credit| credit.detail(name)?.first().copied());
-        metrics.push(&format!("algo/{name}"), mean(values));
+        metrics.push(&format!("{algorithm}/{name}"), mean(values));
     }
 }
 

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use foveate_policy::ModelConfig;
 use foveate_video::ImageProcessor;
 
-use crate::config::{Config, FramesTable, PixelsTable, SamplingMode};
+use crate::config::{Config, FramesTable, PixelsTable, Resolved, SamplingMode};
 use crate::data::Records;
 use crate::error::UserContext;
 
@@ -17,16 +17,21 @@ const GIB: f64 = (1u64 << 30) as f64;
 ///
 /// # Errors
 /// A user error: the model or the data cannot be read.
-pub fn describe(config: &Config) -> Result<String> {
+pub fn describe(resolved: &Resolved) -> Result<String> {
+    let config = &resolved.config;
     let path = config.model.path.as_deref().context("model.path is not given").user()?;
     let model = ModelConfig::from_dir(path).user()?;
     let tokens = Tokens::most(config, path)?;
     let mut text = config.to_toml()?;
     text.push_str("\n# data\n");
     for file in [&config.data.train, &config.data.test].into_iter().flatten() {
-        let records = Records::open(file, config.data.media_root.as_deref())?;
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "{}: {} records", file.display(), records.len());
+        let _ = if resolved.demo.is_some() && !file.exists() {
+            writeln!(text, "{}: will be rendered when training starts", file.display())
+        } else {
+            let records = Records::open(file, config.data.media_root.as_deref())?;
+            writeln!(text, "{}: {} records", file.display(), records.len())
+        };
     }
     let _ = writeln!(text, "at most {} video tokens per example", tokens.video);
     text.push_str("\n# plan\n");
@@ -170,26 +175,14 @@ mod tests {
             min_pixels: 1,
             max_pixels: 1,
         };
-        let frames = FramesTable {
-            sampling: SamplingMode::Uniform,
-            count: 16,
-            ..FramesTable::default()
-        };
-        let pixels = PixelsTable {
-            min: 1,
-            max: 64 * 28 * 28,
-            total: 0,
-        };
+        let frames = FramesTable { sampling: SamplingMode::Uniform, count: 16, ..FramesTable::default() };
+        let pixels = PixelsTable { min: 1, max: 64 * 28 * 28, total: 0 };
         assert_eq!(video_tokens(&processor, &frames, &pixels), 8 * 64);
     }
 
     #[test]
     fn rollout_and_update_take_turns_in_memory() {
-        let memory = Memory(vec![
-            ("weights", GIB),
-            ("keys and values", 2.0 * GIB),
-            ("activations", 3.0 * GIB),
-        ]);
+        let memory = Memory(vec![("weights", GIB), ("keys and values", 2.0 * GIB), ("activations", 3.0 * GIB)]);
         assert!(memory.table().ends_with("at most at a time      4.00 GiB\n"), "{}", memory.table());
     }
 }

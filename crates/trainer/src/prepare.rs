@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::cli::PrepareArgs;
 use crate::config::resolve_plain;
-use crate::data::{Loader, LoaderOptions, LoaderState, MediaPath, MediaReader, Order, Records, Source};
+use crate::data::{Loader, LoaderOptions, LoaderState, MediaPath, MediaReader, Order, Records, Source, View};
 use crate::run::Progress;
 
 /// Records prepared together, between which progress is shown.
@@ -18,13 +18,10 @@ pub fn run(args: &PrepareArgs) -> Result<()> {
     let mut config = resolve_plain(&args.settings.layers(None))?;
     config.data.cache = Some(args.cache.clone());
     let records = Records::open(&args.input, config.data.media_root.as_deref())?;
-    let media = MediaReader::new(&args.model, &config.data, &config.data.frames, &config.data.pixels)?;
+    let view = View { file: &args.input, model: &args.model, frames: &config.data.frames, pixels: &config.data.pixels };
+    let media = MediaReader::new(&view, &config.data, records.media_root())?;
     let count = records.len();
-    let options = LoaderOptions {
-        depth: BATCH,
-        threads: config.data.threads,
-        on_bad: config.data.on_bad_example,
-    };
+    let options = LoaderOptions { depth: BATCH, threads: config.data.threads, on_bad: config.data.on_bad_example };
     let videos = Videos { records, media };
     let mut loader = Loader::new(videos, Order::Once(count), options, LoaderState::default())?;
     let mut progress = Progress::start(0, count as u64);

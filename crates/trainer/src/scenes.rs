@@ -55,12 +55,7 @@ fn spec(seed: u64, split: Split, count: usize) -> SceneSpec {
         Split::Sft => KindWeights::COLD_START,
         Split::Train | Split::Test => KindWeights::default(),
     };
-    SceneSpec {
-        seed,
-        count,
-        split,
-        kinds,
-    }
+    SceneSpec { seed, count, split, kinds }
 }
 
 #[cfg(feature = "decode")]

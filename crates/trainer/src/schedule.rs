@@ -28,12 +28,7 @@ mod tests {
     use super::*;
 
     fn rates(schedule: Schedule) -> Vec<f64> {
-        let optim = OptimTable {
-            lr: 1.0,
-            warmup_steps: 2,
-            schedule,
-            ..OptimTable::default()
-        };
+        let optim = OptimTable { lr: 1.0, warmup_steps: 2, schedule, ..OptimTable::default() };
         (1..=6).map(|step| learning_rate(&optim, step, 6)).collect()
     }
 

@@ -4,8 +4,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use anyhow::{Context, Result, bail, ensure};
 use foveate_policy::{
-    LoadOptions, Media, Prompt, RowScores, SamplingParams, Trainable, Vlm, read_safetensors, runtime,
-    write_safetensors,
+    LoadOptions, Media, Prompt, RowScores, SamplingParams, Trainable, Vlm, read_safetensors, runtime, write_safetensors,
 };
 use foveate_video::{Grid, Patches};
 use ndarray::Array2;
@@ -47,10 +46,7 @@ pub fn run(args: &ScoreArgs) -> Result<()> {
 /// The likeliest continuation, `[count]`, of the row's prompt: the tokens before its first completion token.
 fn greedy(model: &Vlm, (sequence, chosen): &(Prompt, Vec<usize>), count: usize) -> Result<Tensor> {
     let end = chosen.first().copied().unwrap_or(sequence.ids.len());
-    let prompt = Prompt {
-        ids: sequence.ids[..end].to_vec(),
-        media: sequence.media.clone(),
-    };
+    let prompt = Prompt { ids: sequence.ids[..end].to_vec(), media: sequence.media.clone() };
     let prompt = model.encode(&prompt).map_err(user_error)?;
     let seed = foveate_policy::GroupSeed { seed: 0, step: 0, group: 0 };
     let rollouts = model.rollout(&[&prompt], &SamplingParams::greedy(count), &[seed], &[])?;
@@ -59,10 +55,10 @@ fn greedy(model: &Vlm, (sequence, chosen): &(Prompt, Vec<usize>), count: usize) 
 }
 
 struct Inputs {
-    ids: Tensor,                 // [B, S]
-    attention: Tensor,           // [B, S]
-    completion: Tensor,          // [B, S]
-    seconds_per_grid: Vec<f32>,  // [B]
+    ids: Tensor,                // [B, S]
+    attention: Tensor,          // [B, S]
+    completion: Tensor,         // [B, S]
+    seconds_per_grid: Vec<f32>, // [B]
     videos: PatchReader,
     images: PatchReader,
 }
@@ -139,12 +135,7 @@ struct PatchReader {
 }
 
 impl PatchReader {
-    fn new(
-        path: &Path,
-        name: &'static str,
-        grid: &'static str,
-        get: &dyn Fn(&str) -> Option<Tensor>,
-    ) -> Result<Self> {
+    fn new(path: &Path, name: &'static str, grid: &'static str, get: &dyn Fn(&str) -> Option<Tensor>) -> Result<Self> {
         let (pixels, width) = match get(name) {
             None => (Vec::new(), 1),
             Some(tensor) => {

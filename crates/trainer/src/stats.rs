@@ -22,29 +22,15 @@ pub fn event_attention(attention: ArrayView2<'_, f32>, event: &[bool]) -> Option
         return None;
     }
     let auc = auc(per_frame.view(), event)?;
-    let on_event: f64 = per_frame
-        .iter()
-        .zip(event)
-        .filter(|(_, inside)| **inside)
-        .map(|(value, _)| value)
-        .sum();
-    Some(EventAttention {
-        mass: on_event / total,
-        auc,
-    })
+    let on_event: f64 = per_frame.iter().zip(event).filter(|(_, inside)| **inside).map(|(value, _)| value).sum();
+    Some(EventAttention { mass: on_event / total, auc })
 }
 
 /// Area under the ROC curve of `scores` for `positive`: the Mann-Whitney statistic, ties counting half.
 ///
 /// `None` if all or none are positive.
 pub fn auc(scores: ArrayView1<'_, f64>, positive: &[bool]) -> Option<f64> {
-    let of = |wanted: bool| {
-        scores
-            .iter()
-            .zip(positive)
-            .filter(move |(_, is)| **is == wanted)
-            .map(|(score, _)| *score)
-    };
+    let of = |wanted: bool| scores.iter().zip(positive).filter(move |(_, is)| **is == wanted).map(|(score, _)| *score);
     let mut won = 0.0;
     let mut pairs = 0usize;
     for inside in of(true) {

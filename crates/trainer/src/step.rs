@@ -112,14 +112,7 @@ impl Stepper<'_> {
         }
         let work = Work { groups: &groups, scores: &scores, seen: &seen, credit: &credit };
         let updated = clock.time("timing/update", || updater.update(self, step, work))?;
-        Ok(Stepped {
-            groups,
-            scores,
-            seen,
-            credit,
-            updated,
-            seconds: clock.laps,
-        })
+        Ok(Stepped { groups, scores, seen, credit, updated, seconds: clock.laps })
     }
 
     /// G completions of every prompt, each prompt and its video computed once.
@@ -127,7 +120,9 @@ impl Stepper<'_> {
         let seed = self.config.run.seed;
         let encoded = examples
             .iter()
-            .map(|example| self.policy.encode(&example.prompt).with_context(|| format!("example {}", example.example.id)))
+            .map(|example| {
+                self.policy.encode(&example.prompt).with_context(|| format!("example {}", example.example.id))
+            })
             .collect::<Result<Vec<_>>>()?;
         let seeds: Vec<_> = (0..examples.len() as u64).map(|group| GroupSeed { seed, step, group }).collect();
         let prompts: Vec<&Encoded> = encoded.iter().collect();
@@ -192,7 +187,9 @@ impl Stepper<'_> {
             ref_logprobs: None,
             frame_attention: forward.frame_attention.as_ref().map(mean_over_layers).transpose()?,
             entropy: Some(array2(&scores.entropy.view(shape.as_slice()))?),
-            distributions: needs.distributions.then(|| GroupDistributions::new(&forward.hidden, &completions.mask, &head)),
+            distributions: needs
+                .distributions
+                .then(|| GroupDistributions::new(&forward.hidden, &completions.mask, &head)),
         })
     }
 

@@ -3,20 +3,22 @@
 use std::{path::Path, sync::Arc, time::Instant};
 
 use anyhow::{Context, Result};
-use foveate_policy::{AdamW, AdamWOptions, LoadOptions, TextProcessor, Trainable, Vlm, read_safetensors, runtime, write_safetensors};
+use foveate_policy::{
+    AdamW, AdamWOptions, LoadOptions, TextProcessor, Trainable, Vlm, read_safetensors, runtime, write_safetensors,
+};
 use foveate_reward::Rubric;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     answer::Examinee,
     cli::TrainArgs,
-    config::{Config, load_run, resolve},
+    config::{Config, Resolved, load_run, resolve},
     data::{Examples, Loader, LoaderOptions, LoaderState, Order},
-    error::UserContext,
+    error::{UserContext, user_error},
     eval::{self, Item, comparison, read_items, write_items},
     measure::{StepFacts, completion_lines, metrics, tokens},
     plan,
-    run::{MetricsFile, Progress, RunFolder, StepSummary, Stop, init_log, read_json, write_completions, write_json},
+    run::{MetricsFile, Progress, RunFolder, StepMetrics, Stop, init_log, read_json, write_completions, write_json},
     scenes,
     step::Stepper,
     update::Updater,
@@ -26,6 +28,10 @@ use crate::{
 const POLICY: &str = "policy";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
+
+/// Names of the evaluations at the ends.
+const BEFORE: &str = "before";
+const AFTER: &str = "after";
 
 /// Where a run stands at a checkpoint.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -43,31 +49,47 @@ struct State {
 /// # Errors
 /// A user error for whatever the user can mend; else whatever stopped the run, which can then be resumed.
 pub fn run(args: &TrainArgs) -> Result<()> {
-    let (config, folder) = match &args.resume {
+    let resolved = match &args.resume {
         Some(path) => {
-            let folder = RunFolder::open(path)?;
-            (load_run(&folder.config(), &args.settings.set)?, Some(folder))
+            let config = load_run(&RunFolder::open(path)?.config(), &args.settings.set)?;
+            Resolved { config, demo: None }
         }
-        None => {
-            let resolved = resolve(&args.settings.layers(args.algo.as_deref()))?;
-            if let Some(demo) = &resolved.demo {
-                println!("{}", demo.note());
-                scenes::ensure(demo)?;
-            }
-            (resolved.config, None)
-        }
+        None => resolve(&args.settings.layers(args.algo.as_deref()))?,
     };
+    let config = &resolved.config;
+    if let Some(demo) = &resolved.demo {
+        println!("{}", demo.note());
+    }
     if args.dry_run {
-        print!("{}", plan::describe(&config)?);
+        print!("{}", plan::describe(&resolved)?);
         return Ok(());
     }
-    let folder = match folder {
-        Some(folder) => folder,
-        None => RunFolder::create(args.output.as_deref(), config.algorithm_name(), &config)?,
+    if let Some(demo) = &resolved.demo {
+        scenes::ensure(demo)?;
+    }
+    let folder = match &args.resume {
+        Some(path) => unfinished(RunFolder::open(path)?, config)?,
+        None => RunFolder::choose(args.output.as_deref(), config)?,
     };
-    init_log(Some(&folder.log()))?;
     let stop = Stop::listen()?;
-    Run::start(&config, &folder, &stop)?.train()
+    let run = Run::start(config, &folder, &stop)?;
+    // Only now: what cannot start leaves no folder behind.
+    folder.begin(config)?;
+    init_log(Some(&folder.log()))?;
+    run.train()
+}
+
+/// The folder of a run that is to go on, if there is something left to do in it.
+fn unfinished(folder: RunFolder, config: &Config) -> Result<RunFolder> {
+    let (done, steps) = (folder.latest_checkpoint()?.map_or(0, |(step, _)| step), config.run.steps);
+    let evaluates = config.eval.at_ends && config.data.test.is_some();
+    if done < steps || (evaluates && !folder.evaluation(AFTER).exists()) {
+        return Ok(folder);
+    }
+    let path = folder.path().display();
+    Err(user_error(format!(
+        "{path} is finished: {done} of {steps} steps are done; for more, --resume {path} --set run.steps=N"
+    )))
 }
 
 /// A run under way.
@@ -82,6 +104,7 @@ struct Run<'a> {
     rubric: Rubric,
     loader: Loader<Examples>,
     state: State,
+    warned: bool,
 }
 
 impl<'a> Run<'a> {
@@ -120,42 +143,47 @@ impl<'a> Run<'a> {
         let ahead = LoaderOptions { depth, threads: config.data.threads, on_bad: config.data.on_bad_example };
         let loader = Loader::new(examples, order, ahead, state.loader.clone())?;
         let rubric = Rubric::new(config.reward.clone()).user()?;
-        Ok(Self { config, folder, stop, policy, reference, optimizer, text, rubric, loader, state })
+        Ok(Self { config, folder, stop, policy, reference, optimizer, text, rubric, loader, state, warned: false })
     }
 
     fn train(mut self) -> Result<()> {
         let begun = Instant::now();
         let steps = self.config.run.steps;
+        if self.state.step < steps {
+            // Of a run that had fewer steps.
+            remove_if_there(&self.folder.evaluation(AFTER))?;
+        }
         if self.state.step > 0 {
             tracing::info!("going on after step {} of {steps}", self.state.step);
         }
-        let before = if self.config.eval.at_ends { self.evaluation("before")? } else { None };
+        let before = self.end(BEFORE)?;
         let mut file = MetricsFile::open(&self.folder.metrics(), self.state.step)?;
         let mut progress = Progress::start(self.state.step, steps);
         while self.state.step < steps && !self.stop.requested() {
-            let summary = self.step(&mut file)?;
-            progress.step(&summary);
+            let line = self.step(&mut file)?;
             let (step, run) = (self.state.step, &self.config.run);
-            let due = run.save_every > 0 && step % run.save_every == 0;
-            if due || step == steps || self.stop.requested() {
+            progress.at(step, &summary(&line));
+            warn_once(&line, &mut self.warned);
+            if every(run.save_every, step) || step == steps || self.stop.requested() {
                 self.save()?;
             }
-            if self.config.eval.every > 0 && step % self.config.eval.every == 0 && step < steps {
+            if every(self.config.eval.every, step) && step < steps {
                 self.evaluation(&format!("step-{step}"))?;
             }
         }
         progress.finish();
-        if self.state.step < steps {
-            tracing::info!("stopped after step {}; go on with: trainer --resume {}", self.state.step, self.folder.path().display());
+        let after = if self.state.step == steps { self.end(AFTER)? } else { None };
+        if self.stop.requested() {
+            let folder = self.folder.path().display();
+            tracing::info!("stopped after step {}; go on with: trainer --resume {folder}", self.state.step);
             return Ok(());
         }
-        let after = if self.config.eval.at_ends { self.evaluation("after")? } else { None };
         self.report(before.as_deref(), after.as_deref(), begun);
         Ok(())
     }
 
     /// One step, recorded in the run's folder.
-    fn step(&mut self, file: &mut MetricsFile) -> Result<StepSummary> {
+    fn step(&mut self, file: &mut MetricsFile) -> Result<StepMetrics> {
         let begun = Instant::now();
         let step = self.state.step + 1;
         let batch = self.loader.batch(self.config.rollout.prompts_per_step)?;
@@ -170,25 +198,30 @@ impl<'a> Run<'a> {
         };
         let mut updater = Updater { optimizer: &mut self.optimizer, steps: self.config.run.steps };
         let run = &self.config.run;
-        let record = (run.save_rollouts > 0 && step % run.save_rollouts == 0).then(|| self.folder.rollouts(step));
-        let stepped = stepper.run(step, batch.examples, &mut updater, record.as_deref()).with_context(|| format!("step {step}"))?;
+        let record = every(run.save_rollouts, step).then(|| self.folder.rollouts(step));
+        let stepped = stepper
+            .run(step, batch.examples, &mut updater, record.as_deref())
+            .with_context(|| format!("step {step}"))?;
         self.state = State {
             step,
             num_tokens: self.state.num_tokens + tokens(&stepped.groups),
             loader: self.loader.state().clone(),
         };
-        let line = metrics(&stepped, &StepFacts {
-            step,
-            num_tokens: self.state.num_tokens,
-            bad: &batch.bad,
-            bad_total: self.state.loader.bad.len(),
-            data_wait: batch.wait.as_secs_f64(),
-            step_time: begun.elapsed().as_secs_f64(),
-        });
+        let line = metrics(
+            &stepped,
+            &StepFacts {
+                step,
+                algorithm: algorithm.name(),
+                num_tokens: self.state.num_tokens,
+                bad: &batch.bad,
+                bad_total: self.state.loader.bad.len(),
+                data_wait: batch.wait.as_secs_f64(),
+                step_time: begun.elapsed().as_secs_f64(),
+            },
+        );
         write_completions(&self.folder.completions(step), &completion_lines(step, &stepped))?;
         file.write(&line)?;
-        let value = |name| line.get(name).unwrap_or(f64::NAN);
-        Ok(StepSummary { step, reward: value("reward"), accuracy: value("accuracy") })
+        Ok(line)
     }
 
     fn save(&self) -> Result<()> {
@@ -202,6 +235,13 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    /// The evaluation at an end of the run, if there is to be one.
+    fn end(&self, name: &str) -> Result<Option<Vec<Item>>> {
+        let (path, step) = (self.folder.evaluation(name), self.state.step);
+        let late = name == BEFORE && step > 0 && !path.exists();
+        if !self.config.eval.at_ends || late { Ok(None) } else { self.evaluation(name) }
+    }
+
     /// Evaluates on the held-out examples, unless a run before this one did so already; `None` without any, or if the
     /// run was asked to stop meanwhile.
     fn evaluation(&self, name: &str) -> Result<Option<Vec<Item>>> {
@@ -211,7 +251,8 @@ impl<'a> Run<'a> {
             return Ok(Some(read_items(&path)?));
         }
         let model = self.config.model.path.as_deref().context("model.path is not given")?;
-        let examinee = Examinee { policy: &self.policy, dir: model, text: &self.text, rubric: &self.rubric, config: self.config };
+        let examinee =
+            Examinee { policy: &self.policy, dir: model, text: &self.text, rubric: &self.rubric, config: self.config };
         tracing::info!("evaluating ({name})");
         let answers = examinee.answer(test, self.stop, &|_, _| {})?;
         if self.stop.requested() {
@@ -235,12 +276,46 @@ impl<'a> Run<'a> {
     }
 }
 
-/// How the policy is loaded.
+fn remove_if_there(file: &Path) -> Result<()> {
+    if file.exists() {
+        fs_err::remove_file(file)?;
+    }
+    Ok(())
+}
+
+/// Whether something done at every `period`-th step (0: never) is due.
+fn every(period: u64, step: u64) -> bool {
+    period > 0 && step.is_multiple_of(period)
+}
+
+/// What is shown of a step while training.
+fn summary(line: &StepMetrics) -> String {
+    let value = |name| line.get(name).unwrap_or(f64::NAN);
+    format!("reward {:.3}  accuracy {:.3}", value("reward"), value("accuracy"))
+}
+
+/// Says, once, that APPO is not being itself: a `k3` that no completion exceeds makes every token a perception token.
+fn warn_once(line: &StepMetrics, warned: &mut bool) {
+    let covered = line.get("appo/frac_covered_by_k3").unwrap_or(0.0);
+    if covered > 0.0 && !*warned {
+        *warned = true;
+        tracing::warn!(
+            "{:.0}% of the completions have no more tokens than algo.k3, so that all of them are perception tokens; \
+             a smaller one: --set algo.k3=N",
+            100.0 * covered
+        );
+    }
+}
+
+/// How the policy is loaded. Gives libtorch its threads too, once the configuration is known.
 ///
 /// # Errors
 /// A user error for a device that is not there.
 pub fn load_options(config: &Config) -> Result<LoadOptions> {
     let model = &config.model;
+    if let Ok(threads @ 1..) = i32::try_from(model.threads) {
+        tch::set_num_threads(threads);
+    }
     Ok(LoadOptions {
         device: runtime::device(&model.device).user()?,
         kind: model.dtype.kind(),

@@ -103,6 +103,15 @@ impl Updater<'_> {
     }
 }
 
+/// Some completions of a group.
+struct Part {
+    /// The first one's place in the group.
+    start: i64,
+    completions: Completions,
+    /// Indices of their tokens among all places, row by row.
+    tokens: Tensor,
+}
+
 /// The passes through one group; tensors `[G, T]`, `[G]` on the policy's device, constant.
 struct GroupPass<'a> {
     stepper: &'a Stepper<'a>,
@@ -154,20 +163,18 @@ impl<'a> GroupPass<'a> {
     /// The pass through `count` completions from `start`.
     fn rows(&self, start: i64, count: i64, capture: bool, total: &mut Sums) -> Result<Option<Array3<f32>>> {
         let rows = |x: &Tensor| x.narrow(0, start, count);
-        let completions = Completions {
-            ids: rows(&self.group.completions.ids),
-            mask: rows(&self.group.completions.mask),
-        };
+        let completions =
+            Completions { ids: rows(&self.group.completions.ids), mask: rows(&self.group.completions.mask) };
+        let part = Part { start, tokens: completions.token_rows(), completions };
         let capture = if capture { event_layers(self.group) } else { None };
-        let forward = self.stepper.policy.forward(&self.group.encoded, &completions, capture)?;
+        let forward = self.stepper.policy.forward(&self.group.encoded, &part.completions, capture)?;
         let head = self.stepper.policy.head(self.stepper.config.rollout.temperature);
-        let tokens = completions.token_rows();
-        let hidden = forward.hidden.flatten(0, 1).index_select(0, &tokens);
-        let ids = completions.ids.flatten(0, 1).index_select(0, &tokens);
+        let hidden = forward.hidden.flatten(0, 1).index_select(0, &part.tokens);
+        let ids = part.completions.ids.flatten(0, 1).index_select(0, &part.tokens);
         let scores = head.score(&hidden, &ids);
         total.entropy += scores.entropy.sum(Kind::Double).double_value(&[]);
 
-        let gradients = self.loss(&completions, &tokens, &scores, start, total)?;
+        let gradients = self.loss(&part, &scores, total)?;
         if gradients.logprobs.count_nonzero(None::<i64>).int64_value(&[]) > 0 || gradients.entropy.is_some() {
             head.backward(&hidden, &ids, &gradients);
         }
@@ -175,17 +182,11 @@ impl<'a> GroupPass<'a> {
     }
 
     /// The loss of some completions and its gradient at the scores of their tokens.
-    fn loss(
-        &self,
-        completions: &Completions,
-        tokens: &Tensor,
-        scores: &TokenScores,
-        start: i64,
-        total: &mut Sums,
-    ) -> Result<ScoreGradients> {
+    fn loss(&self, part: &Part, scores: &TokenScores, total: &mut Sums) -> Result<ScoreGradients> {
+        let Part { start, completions, tokens } = part;
         let objective = self.stepper.algorithm.objective();
         let shape = completions.ids.size();
-        let rows = |x: &Tensor| x.narrow(0, start, shape[0]);
+        let rows = |x: &Tensor| x.narrow(0, *start, shape[0]);
         let padded = |x: &Tensor| {
             let flat = Tensor::zeros([shape[0] * shape[1]], (Kind::Float, x.device())).index_copy(0, tokens, x);
             flat.view([shape[0], shape[1]])
@@ -211,10 +212,7 @@ impl<'a> GroupPass<'a> {
         total.add(&surrogate)?;
         surrogate.loss.backward();
         let gradient = |leaf: &Tensor| leaf.grad().flatten(0, 1).index_select(0, tokens);
-        Ok(ScoreGradients {
-            logprobs: gradient(&logprobs),
-            entropy: entropy.as_ref().map(gradient),
-        })
+        Ok(ScoreGradients { logprobs: gradient(&logprobs), entropy: entropy.as_ref().map(gradient) })
     }
 }
 

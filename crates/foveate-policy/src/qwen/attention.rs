@@ -4,7 +4,7 @@
 //! of completion g see the whole prompt and themselves causally. No mask is larger than `[T, P + T]`.
 
 use serde::{Deserialize, Serialize};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind, Tensor, no_grad};
 
 /// How attention is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -34,8 +34,8 @@ pub(crate) struct FrameProbe {
     pub(crate) columns: Tensor,
     /// 1 where video token c belongs to frame f, `[C, F]` f32.
     pub(crate) frames: Tensor,
-    /// 1 where row r can see video token c, `[R, C]` f32; `None` if every row stands behind the video.
-    pub(crate) visible: Option<Tensor>,
+    /// Whether video token c comes after row r, `[R, C]` bool; `None` if every row stands behind the video.
+    pub(crate) hidden: Option<Tensor>,
 }
 
 /// Rows x heads x video tokens held at a time while frame attention is summed up.
@@ -68,7 +68,12 @@ pub(crate) fn attend(
             Tensor::cat(&[prompt.expand([layout.completions, -1, -1, -1], false), own(x)], 1)
         };
         let mask = Mask::Additive(prefix_mask(layout, q.kind(), q.device()));
-        parts.push(Block { q: batched(&own(q), 1), k: batched(&behind(k), repeat), v: batched(&behind(v), repeat), mask });
+        parts.push(Block {
+            q: batched(&own(q), 1),
+            k: batched(&behind(k), repeat),
+            v: batched(&behind(v), repeat),
+            mask,
+        });
     }
     let mut outputs = Vec::new();
     for part in &parts {
@@ -76,12 +81,15 @@ pub(crate) fn attend(
         outputs.push(out.transpose(1, 2).reshape([-1, heads * width]));
         taps.extend(tap);
     }
+    // Frame attention is a measurement: no graph is kept for it.
     let frames = probe.map(|probe| {
-        let taps = Tensor::cat(&taps, 0);
-        match mode {
-            AttentionMode::Eager => taps.index_select(0, &probe.rows),
-            AttentionMode::Fused => frame_mass(q, k, &taps, probe),
-        }
+        no_grad(|| {
+            let taps = Tensor::cat(&taps, 0);
+            match mode {
+                AttentionMode::Eager => taps.index_select(0, &probe.rows),
+                AttentionMode::Fused => frame_mass(q, k, &taps, probe),
+            }
+        })
     });
     (Tensor::cat(&outputs, 0), frames)
 }
@@ -119,8 +127,10 @@ impl Block {
                 let weights = self.weights();
                 let out = weights.to_kind(self.v.kind()).matmul(&self.v);
                 let frames = probe.map(|probe| {
-                    let mass = weights.mean_dim(1, false, Kind::Float).index_select(-1, &probe.columns);
-                    mass.matmul(&probe.frames).flatten(0, 1)
+                    no_grad(|| {
+                        let mass = weights.mean_dim(1, false, Kind::Float).index_select(-1, &probe.columns);
+                        mass.matmul(&probe.frames).flatten(0, 1)
+                    })
                 });
                 (out, frames)
             }
@@ -203,17 +213,73 @@ fn frame_mass(q: &Tensor, k: &Tensor, lse: &Tensor, probe: &FrameProbe) -> Tenso
     while start < rows {
         let count = chunk.min(rows - start);
         let picked = probe.rows.narrow(0, start, count);
-        let spread = |x: Tensor, last: i64| x.view([count, kv_heads, -1, last]).transpose(0, 1).reshape([kv_heads, -1, last]);
+        let spread =
+            |x: Tensor, last: i64| x.view([count, kv_heads, -1, last]).transpose(0, 1).reshape([kv_heads, -1, last]);
         let queries = spread(q.index_select(0, &picked), width); // [K, R * H/K, E]
         let norms = spread(lse.index_select(0, &picked), 1); // [K, R * H/K, 1]
         let weights = (queries.matmul(&keys).to_kind(Kind::Float) * scale - norms).exp();
         let weights = weights.view([kv_heads, count, heads / kv_heads, columns]);
         let mut mass = weights.sum_dim_intlist([0, 2].as_slice(), false, Kind::Float); // [R, C]
-        if let Some(visible) = &probe.visible {
-            mass = mass * visible.narrow(0, start, count);
+        if let Some(hidden) = &probe.hidden {
+            // Filled, not multiplied: what a row cannot see is not in its log-sum-exp and may be infinite here.
+            mass = mass.masked_fill(&hidden.narrow(0, start, count), 0.0);
         }
         frames.push(mass.matmul(&probe.frames) / heads as f64);
         start += count;
     }
     Tensor::cat(&frames, 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn randn(shape: [i64; 3]) -> Tensor {
+        Tensor::randn(shape, (Kind::Float, Device::Cpu))
+    }
+
+    /// Rows 0 to 5 probe video tokens 1, 2 (frame 0) and 4 (frame 1).
+    fn probe(hidden: bool) -> FrameProbe {
+        let rows = Tensor::arange(6, (Kind::Int64, Device::Cpu));
+        let columns = Tensor::from_slice(&[1_i64, 2, 4]);
+        let hidden = hidden.then(|| columns.unsqueeze(0).gt_tensor(&rows.unsqueeze(1)));
+        let frames = Tensor::from_slice(&[1.0_f32, 0.0, 1.0, 0.0, 0.0, 1.0]).view([3, 2]);
+        FrameProbe { rows, columns, frames, hidden }
+    }
+
+    #[test]
+    fn what_a_row_cannot_see_has_no_mass_even_where_its_weight_would_overflow() {
+        let (q, k) =
+            (Tensor::ones([6, 2, 4], (Kind::Float, Device::Cpu)), Tensor::ones([6, 1, 4], (Kind::Float, Device::Cpu)));
+        let lse = Tensor::full([6, 2], -200.0, (Kind::Float, Device::Cpu)); // weights of exp(202)
+        let mass = frame_mass(&q, &k, &lse, &probe(true));
+        assert_eq!(Vec::<f32>::try_from(mass.get(0)).unwrap(), [0.0, 0.0]);
+        assert_eq!(mass.get(5).isfinite().any().int64_value(&[]), 0, "the weights that it does see overflow");
+    }
+
+    #[test]
+    fn both_modes_agree_on_packed_groups_of_any_layout() {
+        tch::manual_seed(8);
+        for (prompt, completions, length) in [(6, 0, 0), (6, 3, 1), (7, 2, 5), (13, 1, 9)] {
+            let layout = Layout { prompt, completions, length };
+            let rows = prompt + completions * length;
+            let (q, k, v) = (randn([rows, 4, 8]), randn([rows, 2, 8]), randn([rows, 2, 8]));
+            let probe = probe(true);
+            let [eager, fused] = [AttentionMode::Eager, AttentionMode::Fused]
+                .map(|mode| attend(mode, &layout, [&q, &k, &v], Some(&probe)));
+            let difference = |a: &Tensor, b: &Tensor| (a - b).abs().max().double_value(&[]);
+            assert!(difference(&eager.0, &fused.0) < 1e-5);
+            assert!(difference(&eager.1.unwrap(), &fused.1.unwrap()) < 1e-6);
+        }
+    }
+
+    #[test]
+    fn frame_attention_keeps_no_graph() {
+        let layout = Layout { prompt: 6, completions: 0, length: 0 };
+        let (q, k, v) = (randn([6, 2, 8]).set_requires_grad(true), randn([6, 1, 8]), randn([6, 1, 8]));
+        for mode in [AttentionMode::Eager, AttentionMode::Fused] {
+            let (out, frames) = attend(mode, &layout, [&q, &k, &v], Some(&probe(true)));
+            assert!(out.requires_grad() && !frames.unwrap().requires_grad());
+        }
+    }
 }

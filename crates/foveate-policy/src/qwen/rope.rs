@@ -18,10 +18,7 @@ pub(crate) struct Rope {
 impl Rope {
     fn from_angles(angles: &Tensor /* [N, E/2] */, kind: Kind) -> Self {
         let both = Tensor::cat(&[angles, angles], -1);
-        Self {
-            cos: both.cos().to_kind(kind),
-            sin: both.sin().to_kind(kind),
-        }
+        Self { cos: both.cos().to_kind(kind), sin: both.sin().to_kind(kind) }
     }
 
     /// mRoPE of the text decoder. `positions`: `[3, N]` (t, h, w) integers; each frequency follows the axis whose
@@ -83,7 +80,10 @@ pub(crate) fn positions(config: &ModelConfig, prompt: &Prompt) -> Result<([Vec<i
             continue;
         }
         let medium = media.next().ok_or_else(|| {
-            PolicyError::Prompt(format!("token {token} is a media pad, but all {} media are used up", prompt.media.len()))
+            PolicyError::Prompt(format!(
+                "token {token} is a media pad, but all {} media are used up",
+                prompt.media.len()
+            ))
         })?;
         let (t, h, w) = merged_grid(config, medium);
         let count = t * h * w;

@@ -56,7 +56,16 @@ impl Block {
                 let windows = frames.narrow(1, start, span);
                 windows.reshape([-1, size.patches, self.heads, hidden / self.heads]).transpose(1, 2)
             };
-            let out = Tensor::scaled_dot_product_attention::<&Tensor>(&take(&q), &take(&k), &take(&v), None, 0.0, false, None, false);
+            let out = Tensor::scaled_dot_product_attention::<&Tensor>(
+                &take(&q),
+                &take(&k),
+                &take(&v),
+                None,
+                0.0,
+                false,
+                None,
+                false,
+            );
             outputs.push(out.transpose(1, 2).reshape([order.frames, span, hidden]));
             start += span;
         }
@@ -69,7 +78,7 @@ impl Block {
 #[derive(Debug)]
 pub(crate) struct VisionTower {
     config: VisionConfig,
-    patch_embed: Tensor, // [D, patch dim]
+    patch_embed: Tensor, // [D, channels, temporal, patch, patch]
     blocks: Vec<Block>,
     ln_q: RmsNorm,
     merge_in: Linear,
@@ -85,7 +94,7 @@ impl VisionTower {
         let merger = &visual / "merger";
         Self {
             config: config.clone(),
-            patch_embed: patch_embed.view([config.hidden_size, -1]),
+            patch_embed,
             blocks: (0..config.depth).map(|i| Block::new(&(&visual / "blocks" / i), config, i)).collect(),
             ln_q: RmsNorm::new(&(&merger / "ln_q"), config.hidden_size, NORM_EPS),
             merge_in: Linear::new(&(&merger / "mlp" / 0), merged, merged),
@@ -104,9 +113,12 @@ impl VisionTower {
             let width = x.size()[1..].iter().product::<i64>();
             x.reshape([-1, area * width]).index_select(0, &index).view([-1, width])
         };
-        let [rows, columns] = coordinates(&self.config, grid, device).map(|axis| reorder(axis.unsqueeze(-1)).squeeze_dim(-1));
+        let [rows, columns] =
+            coordinates(&self.config, grid, device).map(|axis| reorder(axis.unsqueeze(-1)).squeeze_dim(-1));
         let rope = Rope::vision(self.config.hidden_size / self.config.num_heads, &rows, &columns);
-        let mut x = reorder(pixels.to_kind(self.patch_embed.kind()).linear::<&Tensor>(&self.patch_embed, None));
+        // Flattened here and not kept so: a view from before the parameter is trainable would pass it no gradient.
+        let patch_embed = self.patch_embed.flatten(1, -1);
+        let mut x = reorder(pixels.to_kind(patch_embed.kind()).linear::<&Tensor>(&patch_embed, None));
         for block in &self.blocks {
             x = block.forward(&x, &rope, &order);
         }

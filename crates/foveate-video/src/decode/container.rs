@@ -10,6 +10,12 @@ use fs_err as fs;
 
 use crate::VideoError;
 
+/// Boxes that an ISO file may begin with; old QuickTime files have no `ftyp`.
+const ISO_STARTS: [&[u8]; 6] = [b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"];
+
+/// Compares the outermost structure with the file's length. Streams without a declared length (MPEG-TS, raw streams,
+/// live recordings) pass; what is missing there shows as damage in the last frame at best.
+///
 /// # Errors
 /// [`VideoError::Missing`], [`VideoError::Io`], or [`VideoError::Truncated`] with what is missing.
 pub(super) fn check_whole(path: &Path) -> Result<(), VideoError> {
@@ -23,11 +29,12 @@ pub(super) fn check_whole(path: &Path) -> Result<(), VideoError> {
     }
     let mut file = File { inner: fs::File::open(path).map_err(io)?, length: facts.len() };
     let missing = match file.bytes::<12>(0).map_err(io)? {
-        Some(head) if &head[4..8] == b"ftyp" => file.missing_of_iso(),
+        Some(head) if ISO_STARTS.contains(&&head[4..8]) => file.missing_of_iso(),
         Some(head) if head[..4] == [0x1A, 0x45, 0xDF, 0xA3] => file.missing_of_matroska(),
         Some(head) if &head[..4] == b"RIFF" && &head[8..] == b"AVI " => {
-            let declared = 8 + u64::from(u32::from_le_bytes([head[4], head[5], head[6], head[7]]));
-            Ok(file.missing_at_end(declared, "its RIFF header"))
+            let size = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
+            // Unknown while recording.
+            Ok((size != u32::MAX).then(|| file.missing_at_end(8 + u64::from(size), "its RIFF header")).flatten())
         }
         _ => Ok(None),
     };

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::Job;
 use super::reader::Decoding;
 use super::source::Source;
-use super::Job;
 use crate::VideoError;
 
 /// The frames of a video.

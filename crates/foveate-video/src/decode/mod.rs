@@ -80,8 +80,9 @@ impl Job {
     fn new(path: &Path, limits: &DecodeLimits) -> Result<Self, VideoError> {
         let job = |deadline| Self { path: path.to_owned(), limits: *limits, deadline };
         let now = Instant::now();
-        let allowed = Duration::try_from_secs_f64(limits.seconds)
-            .map_err(|_| VideoError::Sampling { reason: format!("expected a time limit, found {} s", limits.seconds) })?;
+        let allowed = Duration::try_from_secs_f64(limits.seconds).map_err(|_| VideoError::Sampling {
+            reason: format!("expected a time limit, found {} s", limits.seconds),
+        })?;
         let job = job(now.checked_add(allowed).unwrap_or(now + Duration::from_secs(u32::MAX.into())));
         quiet_ffmpeg().map_err(|e| job.unsupported(format!("FFmpeg does not start: {e}")))?;
         Ok(job)
@@ -148,8 +149,13 @@ impl Request<'_> {
             let picture = if picture.dimensions() == target { picture } else { resize_bicubic(&picture, target) };
             pictures.insert(index, picture);
         }
+        // A repeated frame is copied; the last copy is the picture itself, so that memory is not taken twice.
+        let take = |(at, index): (usize, &usize)| match indices[at + 1..].contains(index) {
+            true => pictures.get(index).cloned(),
+            false => pictures.remove(index),
+        };
         Ok(Some(Frames {
-            images: indices.iter().filter_map(|i| pictures.get(i).cloned()).collect(),
+            images: indices.iter().enumerate().filter_map(take).collect(),
             times: indices.iter().map(|&i| times[i]).collect(),
             indices,
             total_frames: times.len(),

@@ -210,8 +210,8 @@ impl<'a> Reader<'a> {
     }
 
     fn convert(&mut self, frame: &frame::Video) -> Result<RgbImage, VideoError> {
-        self.converter.rgb(frame).map_err(|e| {
-            self.job.unsupported(format!("pixel format {:?} cannot be converted ({e})", frame.format()))
-        })
+        self.converter
+            .rgb(frame)
+            .map_err(|e| self.job.unsupported(format!("pixel format {:?} cannot be converted ({e})", frame.format())))
     }
 }

@@ -114,7 +114,7 @@ impl Source {
         let (width, height) = unsafe { ((*parameters.as_ptr()).width, (*parameters.as_ptr()).height) };
         match (u32::try_from(width), u32::try_from(height)) {
             (Ok(width @ 1..), Ok(height @ 1..)) => Ok((width, height)),
-            _ => Err(VideoError::NoFrames { path: job.path.clone() }),
+            _ => Err(job.corrupt(0.0, "the size of its pictures cannot be read".to_owned())),
         }
     }
 

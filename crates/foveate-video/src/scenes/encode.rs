@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use ffmpeg_next as ffmpeg;
 use ffmpeg::codec::{self, encoder};
 use ffmpeg::format::{self, Pixel};
 use ffmpeg::software::scaling;
 use ffmpeg::{Dictionary, Rational, frame};
+use ffmpeg_next as ffmpeg;
 use image::RgbImage;
 
 use super::FPS;

@@ -83,7 +83,8 @@ fn draw_objects(kind: Kind, rng: &mut ChaCha8Rng) -> Vec<Object> {
     let mut quadrants = [0, 1, 2, 3];
     quadrants.shuffle(rng);
     let events = draw_events(kind, rng);
-    let around = |limit: f64, rng: &mut ChaCha8Rng| [rng.random_range(-limit..=limit), rng.random_range(-limit..=limit)];
+    let around =
+        |limit: f64, rng: &mut ChaCha8Rng| [rng.random_range(-limit..=limit), rng.random_range(-limit..=limit)];
     (0..4)
         .map(|i| Object {
             quadrant: quadrants[i],

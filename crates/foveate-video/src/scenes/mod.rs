@@ -144,7 +144,7 @@ pub struct KindWeights {
 
 impl KindWeights {
     /// Weights of the cold start: kinds that are slow to learn come more often.
-    pub const COLD_START: Self = Self { popup: 1.0, flash: 4.0, dir: 3.0, order: 1.0, multi: 1.5 };
+    pub const COLD_START: Self = Self { popup: 1.0, flash: 3.0, dir: 1.5, order: 1.0, multi: 1.5 };
 
     /// The weight of one kind.
     pub fn of(&self, kind: Kind) -> f64 {
@@ -311,7 +311,9 @@ impl Object {
     fn cell(&self, frame: usize) -> Cell {
         let seen = |state| Cell { colour: Some(self.colour), shape: Some(self.shape), state };
         match self.event {
-            Event::Appears(window) if !window.contains(frame) => Cell { colour: None, shape: None, state: State::Empty },
+            Event::Appears(window) if !window.contains(frame) => {
+                Cell { colour: None, shape: None, state: State::Empty }
+            }
             Event::Appears(_) => seen(State::Ring),
             Event::Flashes(window) if window.contains(frame) => Cell { colour: None, ..seen(State::Flash) },
             Event::Moves(window, direction) if window.contains(frame) => seen(match direction {

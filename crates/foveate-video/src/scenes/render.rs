@@ -92,7 +92,9 @@ impl Object {
         let half = f64::from(SIDE) / 4.0;
         let corner = [self.quadrant % 2, self.quadrant / 2].map(|i| i as f64 * 2.0 * half);
         let shift = self.shift(frame);
-        std::array::from_fn(|axis| corner[axis] + half + self.offset[axis] + self.drift[axis] * frame as f64 + shift[axis])
+        std::array::from_fn(|axis| {
+            corner[axis] + half + self.offset[axis] + self.drift[axis] * frame as f64 + shift[axis]
+        })
     }
 
     /// Way moved so far, centred on the quadrant: half of it lies before the start and half beyond.

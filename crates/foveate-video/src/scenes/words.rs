@@ -5,6 +5,9 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{Colour, Direction, Event, GRIDS, Kind, Object, Shape};
 
+/// What a flashing shape looks like while it flashes.
+const WHITE: &str = "white";
+
 pub(super) const LETTERS: [&str; 4] = ["A", "B", "C", "D"];
 
 /// The texts of one scene.
@@ -88,7 +91,7 @@ fn sight(object: &Object) -> String {
     match object.event {
         Event::None => format!("{colour} {shape}"),
         Event::Appears(_) => format!("{colour} {shape} appear at t{at}"),
-        Event::Flashes(_) => format!("{colour} {shape} flash at t{at}"),
+        Event::Flashes(_) => format!("{WHITE} {shape} flash at t{at}"),
         Event::Moves(_, direction) => format!("{colour} {shape} move {} at t{at}", direction.word()),
     }
 }
@@ -113,5 +116,6 @@ pub fn vocabulary() -> Vec<String> {
             family.iter().for_each(|word| add(&format!("{letter}.{word}")));
         }
     }
+    words.push(WHITE.to_owned());
     words
 }

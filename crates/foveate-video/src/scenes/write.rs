@@ -110,7 +110,7 @@ mod videos {
     use super::{Path, SceneRecord, Serialize, VideoError, Written, write_atomic, write_lines};
 
     /// Changes when the same spec would give other files.
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const MANIFEST: &str = "scenes.json";
     const VIDEOS: &str = "videos";
 

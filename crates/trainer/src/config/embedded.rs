@@ -101,10 +101,7 @@ impl Demo {
             ("train".to_owned(), path(self.records("train"))),
             ("test".to_owned(), path(self.records("test"))),
         ]);
-        Table::from_iter([
-            ("model".to_owned(), Value::Table(model)),
-            ("data".to_owned(), Value::Table(data)),
-        ])
+        Table::from_iter([("model".to_owned(), Value::Table(model)), ("data".to_owned(), Value::Table(data))])
     }
 }
 

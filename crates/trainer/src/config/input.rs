@@ -22,6 +22,9 @@ pub struct ModelTable {
     pub attention: AttentionMode,
     /// Whether the vision tower is trained. All papers freeze it.
     pub train_vision: bool,
+    /// CPU threads of one operation; 0: libtorch's choice, one a core. A tiny model is fastest with 1, which leaves the
+    /// other cores to decoding.
+    pub threads: usize,
 }
 
 impl Default for ModelTable {
@@ -32,6 +35,7 @@ impl Default for ModelTable {
             device: "auto".into(),
             attention: AttentionMode::Fused,
             train_vision: false,
+            threads: 0,
         }
     }
 }
@@ -144,13 +148,7 @@ pub struct FramesTable {
 
 impl Default for FramesTable {
     fn default() -> Self {
-        Self {
-            sampling: SamplingMode::Fps,
-            count: 16,
-            fps: 2.0,
-            min: 4,
-            max: 16,
-        }
+        Self { sampling: SamplingMode::Fps, count: 16, fps: 2.0, min: 4, max: 16 }
     }
 }
 
@@ -159,11 +157,7 @@ impl FramesTable {
     pub fn sampling(&self) -> Sampling {
         match self.sampling {
             SamplingMode::Uniform => Sampling::Uniform { frames: self.count },
-            SamplingMode::Fps => Sampling::Fps {
-                fps: self.fps,
-                min_frames: self.min,
-                max_frames: self.max,
-            },
+            SamplingMode::Fps => Sampling::Fps { fps: self.fps, min_frames: self.min, max_frames: self.max },
         }
     }
 }
@@ -192,21 +186,13 @@ pub struct PixelsTable {
 
 impl Default for PixelsTable {
     fn default() -> Self {
-        Self {
-            min: 128 * 28 * 28,
-            max: 768 * 28 * 28,
-            total: 90_316_800,
-        }
+        Self { min: 128 * 28 * 28, max: 768 * 28 * 28, total: 90_316_800 }
     }
 }
 
 impl PixelsTable {
     /// The table as the preprocessor takes it.
     pub fn budget(&self) -> PixelBudget {
-        PixelBudget {
-            min_pixels: self.min,
-            max_pixels: self.max,
-            total_pixels: (self.total > 0).then_some(self.total),
-        }
+        PixelBudget { min_pixels: self.min, max_pixels: self.max, total_pixels: (self.total > 0).then_some(self.total) }
     }
 }

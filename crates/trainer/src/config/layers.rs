@@ -42,10 +42,7 @@ struct Layer {
 impl Layer {
     fn parse(source: &str, text: &str) -> Result<Self> {
         let table = text.parse::<Table>().map_err(|error| syntax(source, text, &error))?;
-        Ok(Self {
-            source: source.to_owned(),
-            table,
-        })
+        Ok(Self { source: source.to_owned(), table })
     }
 
     fn file(path: &Path) -> Result<Self> {
@@ -108,7 +105,9 @@ pub fn resolve(layers: &Layers) -> Result<Resolved> {
     let demo = match (has(&given, "model", "path"), has(&given, "data", "train")) {
         (false, false) => Some(Demo::find()?),
         (true, true) => None,
-        (true, false) => return Err(user_error("model.path is given but data.train is not: which examples to train on?")),
+        (true, false) => {
+            return Err(user_error("model.path is given but data.train is not: which examples to train on?"));
+        }
         (false, true) => return Err(user_error("data.train is given but model.path is not: which model to train?")),
     };
     let mut all = Vec::new();
@@ -116,10 +115,7 @@ pub fn resolve(layers: &Layers) -> Result<Resolved> {
         all.push(Layer::parse(source, text)?);
     }
     if let Some(demo) = &demo {
-        all.push(Layer {
-            source: "the embedded default".into(),
-            table: demo.layer(),
-        });
+        all.push(Layer { source: "the embedded default".into(), table: demo.layer() });
     }
     all.extend(own);
     let config = finish(all, &name)?;
@@ -143,11 +139,7 @@ pub fn resolve_plain(layers: &Layers) -> Result<Config> {
 /// # Errors
 /// As [`resolve`]; the run's file may also be missing.
 pub fn load_run(path: &Path, set: &[String]) -> Result<Config> {
-    resolve_plain(&Layers {
-        algo: None,
-        config: Some(path.to_owned()),
-        set: set.to_vec(),
-    })
+    resolve_plain(&Layers { algo: None, config: Some(path.to_owned()), set: set.to_vec() })
 }
 
 fn base_files(name: &str, demo: bool) -> Vec<embedded::File> {

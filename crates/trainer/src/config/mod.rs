@@ -7,18 +7,18 @@ mod check;
 mod embedded;
 mod input;
 mod layers;
-mod training;
-mod validate;
 #[cfg(test)]
 mod tests;
+mod training;
+mod validate;
 
 use foveate_algo::AlgoConfig;
 use foveate_reward::RubricConfig;
 use serde::{Deserialize, Serialize};
 
 pub use embedded::{Demo, algorithm_names};
-pub use layers::{Layers, Resolved, load_run, resolve, resolve_plain};
 pub use input::*;
+pub use layers::{Layers, Resolved, load_run, resolve, resolve_plain};
 pub use training::*;
 
 /// Everything a run depends on. Its TOML form is `config.toml` in the run's folder.

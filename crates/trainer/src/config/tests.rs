@@ -35,10 +35,7 @@ fn with_file(text: &str, set: &[&str]) -> (tempfile::TempDir, Layers) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("mine.toml");
     write_atomically(&path, text.as_bytes()).unwrap();
-    let layers = Layers {
-        config: Some(path),
-        ..layers(None, set)
-    };
+    let layers = Layers { config: Some(path), ..layers(None, set) };
     (folder, layers)
 }
 
@@ -58,10 +55,7 @@ fn a_mistyped_key_is_named_with_its_source_and_the_nearest_key() {
 
 #[test]
 fn a_typo_is_told_before_a_model_is_looked_for() {
-    let layers = Layers {
-        set: vec!["run.stepz=3".into()],
-        ..Layers::default()
-    };
+    let layers = Layers { set: vec!["run.stepz=3".into()], ..Layers::default() };
     assert!(error_of(resolve(&layers)).ends_with("did you mean \"run.steps\"?"));
 }
 
@@ -75,17 +69,11 @@ fn a_typo_in_a_file_names_the_file() {
     let (folder, layers) = with_file("[run]\nstepz = 3\n", &[]);
     assert_eq!(
         error_of(resolve(&layers)),
-        format!(
-            "{}/mine.toml: unknown key \"run.stepz\"; did you mean \"run.steps\"?",
-            folder.path().display()
-        )
+        format!("{}/mine.toml: unknown key \"run.stepz\"; did you mean \"run.steps\"?", folder.path().display())
     );
     let (_folder, layers) = with_file("[run]\nsteps = \n", &[]);
     assert!(error_of(resolve(&layers)).contains("mine.toml:2: "));
-    let missing = Layers {
-        config: Some(PathBuf::from("/no/such.toml")),
-        ..Layers::default()
-    };
+    let missing = Layers { config: Some(PathBuf::from("/no/such.toml")), ..Layers::default() };
     assert!(error_of(resolve(&missing)).contains("/no/such.toml"));
 }
 
@@ -95,7 +83,9 @@ fn a_wrong_type_or_word_names_the_key_and_what_was_expected() {
         error(&["run.steps=many"]),
         "--set run.steps=many: run.steps: invalid type: string \"many\", expected u64"
     );
-    assert!(error(&["optim.schedule=linaer"]).ends_with("optim.schedule cannot be \"linaer\"; did you mean \"linear\"?"));
+    assert!(
+        error(&["optim.schedule=linaer"]).ends_with("optim.schedule cannot be \"linaer\"; did you mean \"linear\"?")
+    );
     assert!(error(&["algo.beta=much"]).contains("algo.beta: invalid type: string \"much\""));
 }
 
@@ -159,10 +149,7 @@ fn values_out_of_range_are_refused() {
 
 #[test]
 fn a_model_without_data_and_data_without_a_model_are_refused() {
-    let only = |text: &str| Layers {
-        set: vec![text.to_owned()],
-        ..Layers::default()
-    };
+    let only = |text: &str| Layers { set: vec![text.to_owned()], ..Layers::default() };
     assert!(error_of(resolve(&only("model.path=/m"))).contains("data.train is not"));
     assert!(error_of(resolve(&only("data.train=/t"))).contains("model.path is not"));
 }

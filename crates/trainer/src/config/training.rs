@@ -28,14 +28,7 @@ pub struct RolloutTable {
 
 impl Default for RolloutTable {
     fn default() -> Self {
-        Self {
-            completions: 8,
-            prompts_per_step: 16,
-            max_new_tokens: 512,
-            temperature: 1.0,
-            top_p: 1.0,
-            top_k: 0,
-        }
+        Self { completions: 8, prompts_per_step: 16, max_new_tokens: 512, temperature: 1.0, top_p: 1.0, top_k: 0 }
     }
 }
 
@@ -192,11 +185,7 @@ pub struct SftTable {
 
 impl Default for SftTable {
     fn default() -> Self {
-        Self {
-            batch: 32,
-            objective: SftObjective::Completion,
-            cells: None,
-        }
+        Self { batch: 32, objective: SftObjective::Completion, cells: None }
     }
 }
 

@@ -54,24 +54,21 @@ fn within(key: &str, value: f64, low: f64, high: f64) -> Result<()> {
     if (low..=high).contains(&value) {
         return Ok(());
     }
-    let range = if high == f64::MAX {
-        format!("at least {low}")
-    } else {
-        format!("from {low} to {high}")
-    };
+    let range = if high == f64::MAX { format!("at least {low}") } else { format!("from {low} to {high}") };
     Err(user_error(format!("{key} must be {range}, found {value}")))
 }
 
 fn frames(key: &str, table: &FramesTable) -> Result<()> {
     match table.sampling {
-        SamplingMode::Uniform if table.count == 0 => Err(user_error(format!("{key}.count must be at least 1, found 0"))),
+        SamplingMode::Uniform if table.count == 0 => {
+            Err(user_error(format!("{key}.count must be at least 1, found 0")))
+        }
         SamplingMode::Fps if table.fps <= 0.0 || !table.fps.is_finite() => {
             Err(user_error(format!("{key}.fps must be above 0, found {}", table.fps)))
         }
-        SamplingMode::Fps if table.min == 0 || table.min > table.max => Err(user_error(format!(
-            "{key}: expected 1 <= min <= max, found min {} and max {}",
-            table.min, table.max
-        ))),
+        SamplingMode::Fps if table.min == 0 || table.min > table.max => {
+            Err(user_error(format!("{key}: expected 1 <= min <= max, found min {} and max {}", table.min, table.max)))
+        }
         _ => Ok(()),
     }
 }

@@ -53,9 +53,10 @@ impl Examples {
     /// A user error: the records or the model's preprocessing cannot be read.
     pub fn open(view: &View<'_>, config: &Config, text: Arc<TextProcessor>) -> Result<Self> {
         let data = &config.data;
+        let records = Records::open(view.file, data.media_root.as_deref())?;
         Ok(Self {
-            records: Records::open(view.file, data.media_root.as_deref())?,
-            media: MediaReader::new(view.model, data, view.frames, view.pixels)?,
+            media: MediaReader::new(view, data, records.media_root())?,
+            records,
             text,
             template: Template::parse(&data.prompt)?,
             system: data.system.clone(),
@@ -82,12 +83,7 @@ impl Examples {
     /// # Errors
     /// As [`Examples::open`].
     pub fn evaluation(file: &Path, config: &Config, model: &Path, text: Arc<TextProcessor>) -> Result<Self> {
-        let view = View {
-            file,
-            model,
-            frames: &config.eval.frames,
-            pixels: &config.eval.pixels,
-        };
+        let view = View { file, model, frames: &config.eval.frames, pixels: &config.eval.pixels };
         Self::open(&view, config, text)
     }
 
@@ -101,11 +97,7 @@ impl Examples {
         let event = event(&example, &media);
         let prompt = self.text.prompt(&self.messages(&example), media)?;
         if prompt.ids.len() > self.longest {
-            bail!(
-                "the prompt has {} tokens, more than data.max_prompt_tokens = {}",
-                prompt.ids.len(),
-                self.longest
-            );
+            bail!("the prompt has {} tokens, more than data.max_prompt_tokens = {}", prompt.ids.len(), self.longest);
         }
         Ok(Prepared { example, prompt, event })
     }
@@ -118,19 +110,16 @@ impl Examples {
     }
 
     fn messages(&self, example: &Example) -> Vec<Message> {
-        let system = self.system.iter().map(|text| Message {
-            role: "system".into(),
-            content: vec![Content::Text(text.clone())],
-        });
+        let system = self
+            .system
+            .iter()
+            .map(|text| Message { role: "system".into(), content: vec![Content::Text(text.clone())] });
         let media = example.media.iter().map(|path| match path {
             MediaPath::Video(_) => Content::Video,
             MediaPath::Image(_) => Content::Image,
         });
         let text = Content::Text(self.template.fill(example));
-        let user = Message {
-            role: "user".into(),
-            content: media.chain([text]).collect(),
-        };
+        let user = Message { role: "user".into(), content: media.chain([text]).collect() };
         system.chain([user]).collect()
     }
 }
@@ -156,9 +145,7 @@ fn event(example: &Example, media: &[Media]) -> Vec<bool> {
         Media::Image(_) => None,
     });
     match (videos.next(), videos.next()) {
-        (Some(video), None) if !example.spans.is_empty() => {
-            event_frames(&video.times, video.grid.t, &example.spans)
-        }
+        (Some(video), None) if !example.spans.is_empty() => event_frames(&video.times, video.grid.t, &example.spans),
         _ => Vec::new(),
     }
 }

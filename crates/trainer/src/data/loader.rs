@@ -83,10 +83,7 @@ pub struct Loader<S: Source> {
 
 impl<S: Source> std::fmt::Debug for Loader<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Loader")
-            .field("options", &self.options)
-            .field("state", &self.state)
-            .finish_non_exhaustive()
+        f.debug_struct("Loader").field("options", &self.options).field("state", &self.state).finish_non_exhaustive()
     }
 }
 
@@ -130,11 +127,7 @@ impl<S: Source> Loader<S> {
     /// # Errors
     /// A bad example if bad ones are to stop the run, or nothing but bad ones.
     pub fn batch(&mut self, size: usize) -> Result<Batch<S::Item>> {
-        let mut batch = Batch {
-            examples: Vec::with_capacity(size),
-            bad: Vec::new(),
-            wait: Duration::ZERO,
-        };
+        let mut batch = Batch { examples: Vec::with_capacity(size), bad: Vec::new(), wait: Duration::ZERO };
         let mut passed = 0;
         while batch.examples.len() < size {
             self.fill();
@@ -189,16 +182,11 @@ impl<S: Source> Loader<S> {
         if !self.state.bad.insert(record) {
             return Ok(None);
         }
-        let bad = BadExample {
-            name: self.source.name(record),
-            error: one_line(error),
-        };
+        let bad = BadExample { name: self.source.name(record), error: one_line(error) };
         match self.options.on_bad {
-            OnBadExample::Stop => Err(anyhow!(
-                "bad example {}: {} (data.on_bad_example = \"stop\")",
-                bad.name,
-                bad.error
-            )),
+            OnBadExample::Stop => {
+                Err(anyhow!("bad example {}: {} (data.on_bad_example = \"stop\")", bad.name, bad.error))
+            }
             OnBadExample::Skip => {
                 tracing::warn!("skipped bad example {}: {}", bad.name, bad.error);
                 Ok(Some(bad))
@@ -256,11 +244,7 @@ mod tests {
     }
 
     fn loader(bad: &[usize], on_bad: OnBadExample, state: LoaderState) -> Loader<Fake> {
-        let options = LoaderOptions {
-            depth: 5,
-            threads: 3,
-            on_bad,
-        };
+        let options = LoaderOptions { depth: 5, threads: 3, on_bad };
         Loader::new(Fake(bad.to_vec()), Order::shuffled(10, 1), options, state).unwrap()
     }
 
@@ -314,11 +298,7 @@ mod tests {
 
     #[test]
     fn an_order_that_ends_ends_with_a_short_batch() {
-        let options = LoaderOptions {
-            depth: 2,
-            threads: 1,
-            on_bad: OnBadExample::Skip,
-        };
+        let options = LoaderOptions { depth: 2, threads: 1, on_bad: OnBadExample::Skip };
         let mut loader = Loader::new(Fake(vec![1]), Order::Once(4), options, LoaderState::default()).unwrap();
         assert_eq!(loader.batch(2).unwrap().examples, [0, 2]);
         assert_eq!(loader.batch(2).unwrap().examples, [3]);

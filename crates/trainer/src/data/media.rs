@@ -1,18 +1,22 @@
 //! From a file to the patches that the model takes.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
 #[cfg(not(feature = "decode"))]
 use anyhow::bail;
-use foveate_video::{CacheKey, DecodeLimits, FrameCache, Frames, ImageProcessor, Patches, PixelBudget, Sampling, TimeScale};
+use anyhow::{Context, Result};
+use foveate_video::{
+    CacheKey, DecodeLimits, FrameCache, Frames, ImageProcessor, Patches, PixelBudget, Sampling, TimeScale,
+};
 
-use crate::config::{DataTable, FramesTable, PixelsTable};
+use super::View;
+use crate::config::DataTable;
 use crate::error::UserContext;
 
 /// Reads videos and images under one choice of frames and pixels.
 #[derive(Debug, Clone)]
 pub struct MediaReader {
+    root: PathBuf,
     processor: ImageProcessor,
     sampling: Sampling,
     budget: PixelBudget,
@@ -22,15 +26,16 @@ pub struct MediaReader {
 }
 
 impl MediaReader {
-    /// A reader for the model in `model`. `frames` and `pixels` are those of `data` or of `eval`.
+    /// A reader for the model in `view.model`, of media that records name relative to `root`.
     ///
     /// # Errors
     /// A user error: the model's preprocessing cannot be read.
-    pub fn new(model: &Path, data: &DataTable, frames: &FramesTable, pixels: &PixelsTable) -> Result<Self> {
+    pub fn new(view: &View<'_>, data: &DataTable, root: &Path) -> Result<Self> {
         Ok(Self {
-            processor: ImageProcessor::from_dir(model).user()?,
-            sampling: frames.sampling(),
-            budget: pixels.budget(),
+            root: root.to_owned(),
+            processor: ImageProcessor::from_dir(view.model).user()?,
+            sampling: view.frames.sampling(),
+            budget: view.pixels.budget(),
             time_scale: data.time_scale,
             limits: data.decode,
             cache: data.cache.as_deref().map(FrameCache::open),
@@ -71,17 +76,19 @@ impl MediaReader {
             return Ok(false);
         }
         let cache = self.cache.as_ref().context("no cache to prepare frames in")?;
-        cache.put(&self.key(path)?, &self.decode(path)?)?;
+        cache.put(&self.key(path)?, path, &self.decode(path)?)?;
         Ok(true)
     }
 
+    /// Prepared frames are found by the path within the data, which is the same on every machine.
     fn key(&self, path: &Path) -> Result<CacheKey> {
-        Ok(CacheKey::new(path, &self.sampling, &self.budget, self.processor.factor())?)
+        let name = path.strip_prefix(&self.root).unwrap_or(path);
+        Ok(CacheKey::new(name, &self.sampling, &self.budget, self.processor.factor())?)
     }
 
     fn cached(&self, path: &Path) -> Result<Option<Frames>> {
         match &self.cache {
-            Some(cache) => Ok(cache.get(&self.key(path)?)?),
+            Some(cache) => Ok(cache.get(&self.key(path)?, path)?),
             None => Ok(None),
         }
     }

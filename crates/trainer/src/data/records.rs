@@ -136,6 +136,11 @@ impl Records {
         &self.path
     }
 
+    /// The folder that media paths are relative to.
+    pub fn media_root(&self) -> &Path {
+        &self.media_root
+    }
+
     /// File and line of a record, for messages.
     pub fn place(&self, index: usize) -> String {
         let line = self.lines.get(index).map_or(0, |(_, line)| *line);
@@ -155,7 +160,8 @@ impl Records {
         let end = self.start(index + 1).unwrap_or(self.end);
         let mut line = vec![0; usize::try_from(end - start)?];
         self.file.read_exact_at(&mut line, start)?;
-        let record: Record = serde_json::from_slice(line.trim_ascii()).map_err(|error| anyhow!("{}", reason(&error)))?;
+        let record: Record =
+            serde_json::from_slice(line.trim_ascii()).map_err(|error| anyhow!("{}", reason(&error)))?;
         Ok(self.example(record))
     }
 
@@ -238,10 +244,7 @@ mod tests {
         let first = records.get(0).unwrap();
         assert_eq!(
             first.media,
-            [
-                MediaPath::Video(folder.path().join("v.mp4")),
-                MediaPath::Image(folder.path().join("i.png"))
-            ]
+            [MediaPath::Video(folder.path().join("v.mp4")), MediaPath::Image(folder.path().join("i.png"))]
         );
         assert_eq!(first.spans, [[1.0, 2.5]]);
     }

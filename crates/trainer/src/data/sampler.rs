@@ -16,11 +16,7 @@ pub enum Order {
 impl Order {
     /// Endless epochs over `records` records in orders drawn from `seed`.
     pub fn shuffled(records: usize, seed: u64) -> Self {
-        Self::Shuffled(Epochs {
-            seed,
-            order: (0..records).collect(),
-            epoch: None,
-        })
+        Self::Shuffled(Epochs { seed, order: (0..records).collect(), epoch: None })
     }
 
     /// The record at that position, counted from 0; `None` past the end, or if there are no records.

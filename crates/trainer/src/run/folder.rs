@@ -26,15 +26,15 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// Makes the folder of a new run and writes its configuration: `output`, or else a folder of its own, named by
-    /// algorithm and time, in `run.output`.
+    /// The folder of a new run, not made yet: `output`, or else a folder of its own, named by algorithm and time, in
+    /// `run.output`.
     ///
     /// # Errors
-    /// A user error if `output` already holds a run; or the folder cannot be made.
-    pub fn create(output: Option<&Path>, algorithm: &str, config: &Config) -> Result<Self> {
+    /// A user error if `output` already holds a run.
+    pub fn choose(output: Option<&Path>, config: &Config) -> Result<Self> {
         let path = match output {
             Some(path) => path.to_owned(),
-            None => config.run.output.join(format!("{algorithm}-{}", timestamp())),
+            None => config.run.output.join(format!("{}-{}", config.algorithm_name(), timestamp())),
         };
         let folder = Self { path };
         if folder.config().exists() {
@@ -43,9 +43,16 @@ impl RunFolder {
                 "{path} already holds a run: go on with it by --resume {path}, or name another folder"
             )));
         }
-        fs_err::create_dir_all(&folder.path).user()?;
-        write_atomically(&folder.config(), config.to_toml()?.as_bytes())?;
         Ok(folder)
+    }
+
+    /// Makes the folder, if need be, and writes the run's configuration.
+    ///
+    /// # Errors
+    /// A user error if the folder cannot be made; or the file cannot be written.
+    pub fn begin(&self, config: &Config) -> Result<()> {
+        fs_err::create_dir_all(&self.path).user()?;
+        write_atomically(&self.config(), config.to_toml()?.as_bytes())
     }
 
     /// The folder of a run that was begun before.
@@ -205,14 +212,13 @@ mod tests {
     fn folder() -> (tempfile::TempDir, RunFolder) {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("run");
-        let folder = RunFolder::create(Some(&path), "grpo", &Config::default()).unwrap();
+        let folder = RunFolder::choose(Some(&path), &Config::default()).unwrap();
+        folder.begin(&Config::default()).unwrap();
         (parent, folder)
     }
 
     fn save(folder: &RunFolder, step: u64, keep: usize) {
-        folder
-            .save_checkpoint(step, keep, |path| write_atomically(&path.join("state"), b"whole"))
-            .unwrap();
+        folder.save_checkpoint(step, keep, |path| write_atomically(&path.join("state"), b"whole")).unwrap();
     }
 
     #[test]
@@ -255,7 +261,7 @@ mod tests {
     #[test]
     fn a_run_is_never_written_over_and_a_folder_without_one_cannot_be_resumed() {
         let (parent, folder) = folder();
-        let again = RunFolder::create(Some(folder.path()), "grpo", &Config::default());
+        let again = RunFolder::choose(Some(folder.path()), &Config::default());
         assert_eq!(exit_code(&again.unwrap_err()), 2);
         assert_eq!(exit_code(&RunFolder::open(parent.path()).unwrap_err()), 2);
         assert_eq!(RunFolder::open(folder.path()).unwrap(), folder);

@@ -58,10 +58,7 @@ impl MetricsFile {
             write_atomically(path, up_to(&text, step).as_bytes())?;
         }
         let file = fs_err::OpenOptions::new().create(true).append(true).open(path)?;
-        Ok(Self {
-            path: path.to_owned(),
-            file,
-        })
+        Ok(Self { path: path.to_owned(), file })
     }
 
     /// Writes a step's line.

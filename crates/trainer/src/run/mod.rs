@@ -13,5 +13,5 @@ pub use files::{read_json, write_atomically, write_json};
 pub use folder::RunFolder;
 pub use log::init as init_log;
 pub use metrics::{MetricsFile, StepMetrics};
-pub use progress::{Progress, StepSummary};
+pub use progress::Progress;
 pub use signals::Stop;

@@ -10,17 +10,6 @@ use super::log::BARS;
 /// Time between plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
-/// What is shown of a step.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct StepSummary {
-    /// The step, counted from 1.
-    pub step: u64,
-    /// Mean reward.
-    pub reward: f64,
-    /// Mean accuracy.
-    pub accuracy: f64,
-}
-
 /// Shows how far a run is.
 #[derive(Debug)]
 pub struct Progress {
@@ -39,19 +28,7 @@ impl Progress {
             bar.reset_eta();
             BARS.add(bar)
         });
-        Self {
-            steps,
-            first: done,
-            begun: Instant::now(),
-            shown: None,
-            bar,
-        }
-    }
-
-    /// Shows a training step that is done.
-    pub fn step(&mut self, summary: &StepSummary) {
-        let message = format!("reward {:.3}  accuracy {:.3}", summary.reward, summary.accuracy);
-        self.at(summary.step, &message);
+        Self { steps, first: done, begun: Instant::now(), shown: None, bar }
     }
 
     /// Shows that `done` steps are done. Without a terminal: a line for the first and the last, and one every 10 s.
@@ -103,13 +80,7 @@ mod tests {
 
     #[test]
     fn the_line_counts_only_the_steps_of_this_start() {
-        let progress = Progress {
-            steps: 100,
-            first: 40,
-            begun: Instant::now(),
-            shown: None,
-            bar: None,
-        };
+        let progress = Progress { steps: 100, first: 40, begun: Instant::now(), shown: None, bar: None };
         assert_eq!(
             progress.line(50, "reward 0.250", Duration::from_secs(20)),
             "50/100  reward 0.250  0.50/s  1:40 left"

@@ -49,7 +49,8 @@ impl Cells {
             }
         }
         let label = |line: &Line, attribute: &str| {
-            let of = |cell: &BTreeMap<String, Value>| Some(*classes.get(attribute)?.get(&cell.get(attribute)?.to_string())?);
+            let of =
+                |cell: &BTreeMap<String, Value>| Some(*classes.get(attribute)?.get(&cell.get(attribute)?.to_string())?);
             let all: Option<Vec<i64>> = line.cells.iter().flatten().map(of).collect();
             all.with_context(|| format!("{}: {}: a cell without {attribute}", path.display(), line.id)).user()
         };

@@ -14,7 +14,7 @@ use crate::{
     config::{Config, SftObjective, resolve_plain},
     data::{Examples, Loader, LoaderOptions, LoaderState, Order, Prepared},
     error::{UserContext, user_error},
-    run::{MetricsFile, Progress, StepMetrics, StepSummary, Stop},
+    run::{MetricsFile, Progress, StepMetrics, Stop},
     schedule::learning_rate,
     train::load_options,
 };
@@ -68,7 +68,8 @@ pub fn run(args: &SftArgs) -> Result<()> {
 
 fn load(args: &SftArgs, config: &Config) -> Result<Vlm> {
     let options = LoadOptions { trainable: Trainable::All, ..load_options(config)? };
-    let options = if config.model.train_vision { options } else { LoadOptions { trainable: Trainable::Text, ..options } };
+    let options =
+        if config.model.train_vision { options } else { LoadOptions { trainable: Trainable::Text, ..options } };
     if args.from_scratch {
         return Vlm::random(&args.model, &options, config.run.seed as i64).user();
     }
@@ -106,7 +107,10 @@ fn train(policy: &Vlm, objective: &mut dyn Objective, examples: Examples, course
         metrics.push_count("data/skipped", batch.bad.len() as u64);
         metrics.push("step_time", begun.elapsed().as_secs_f64());
         log.write(&metrics)?;
-        progress.step(&StepSummary { step, reward: -learnt.loss, accuracy: learnt.accuracy });
+        progress.at(step, &format!("loss {:.3}  accuracy {:.3}", learnt.loss, learnt.accuracy));
+        if config.run.save_every > 0 && step % config.run.save_every == 0 && step < steps {
+            policy.save(&course.output.join(format!("checkpoints/step-{step}")))?;
+        }
         if course.stop.requested() {
             tracing::info!("stopped after step {step} of {steps}; the model is saved as it is");
             break;

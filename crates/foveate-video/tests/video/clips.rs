@@ -6,7 +6,7 @@ use std::process::Command;
 use image::RgbImage;
 
 /// Runs `ffmpeg` quietly and returns its standard output.
-pub fn ffmpeg(arguments: &[&str]) -> Vec<u8> {
+pub(crate) fn ffmpeg(arguments: &[&str]) -> Vec<u8> {
     let output = Command::new("ffmpeg")
         .args(["-v", "error", "-nostdin", "-y"])
         .args(arguments)
@@ -17,7 +17,7 @@ pub fn ffmpeg(arguments: &[&str]) -> Vec<u8> {
 }
 
 /// A moving test picture as a clip: `frames` frames of `size` at 25 fps with these encoder arguments.
-pub fn clip(dir: &Path, name: &str, size: &str, frames: usize, arguments: &str) -> PathBuf {
+pub(crate) fn clip(dir: &Path, name: &str, size: &str, frames: usize, arguments: &str) -> PathBuf {
     let path = dir.join(name);
     // testsrc2 rounds odd sizes.
     let odd = size.split('x').any(|side| side.ends_with(['1', '3', '5', '7', '9']));
@@ -31,18 +31,25 @@ pub fn clip(dir: &Path, name: &str, size: &str, frames: usize, arguments: &str) 
 }
 
 /// All frames of a file as the program gives them, `width` x `height` as shown.
-pub fn reference(path: &Path, (width, height): (u32, u32)) -> Vec<RgbImage> {
+pub(crate) fn reference(path: &Path, (width, height): (u32, u32)) -> Vec<RgbImage> {
     let raw = ffmpeg(&[
-        "-i", path.to_str().unwrap(), "-map", "0:v:0", "-fps_mode", "passthrough",
-        "-f", "rawvideo", "-pix_fmt", "rgb24", "-",
+        "-i",
+        path.to_str().unwrap(),
+        "-map",
+        "0:v:0",
+        "-fps_mode",
+        "passthrough",
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "rgb24",
+        "-",
     ]);
     let size = (width * height * 3) as usize;
-    assert!(!raw.is_empty() && raw.len() % size == 0, "{} bytes are no frames of {width} x {height}", raw.len());
+    assert!(
+        !raw.is_empty() && raw.len().is_multiple_of(size),
+        "{} bytes are no frames of {width} x {height}",
+        raw.len()
+    );
     raw.chunks_exact(size).map(|f| RgbImage::from_raw(width, height, f.to_vec()).unwrap()).collect()
-}
-
-/// Largest difference of any value.
-pub fn largest_difference(a: &RgbImage, b: &RgbImage) -> u8 {
-    assert_eq!(a.dimensions(), b.dimensions());
-    a.as_raw().iter().zip(b.as_raw()).map(|(a, b)| a.abs_diff(*b)).max().unwrap_or_default()
 }

@@ -1,11 +1,8 @@
 //! Decoded frames against the `ffmpeg` program's own.
-#![cfg(feature = "decode")]
-
-mod common;
-
 use std::path::Path;
 
-use common::{clip, ffmpeg, largest_difference, reference};
+use crate::clips::{clip, ffmpeg, reference};
+use crate::largest_difference;
 use foveate_video::{DecodeLimits, Frames, Sampling, decode};
 
 const H264: &str = "-c:v libx264 -preset fast -bf 3 -g 30 -pix_fmt yuv420p";
@@ -182,10 +179,32 @@ fn other_streams_do_not_disturb() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.mkv");
     ffmpeg(&[
-        "-f", "lavfi", "-i", "sine=duration=4", "-f", "lavfi", "-i", "testsrc2=size=128x96:rate=25:duration=4",
-        "-map", "0:a", "-map", "1:v", "-c:v", "libx264", "-g", "20", path.to_str().unwrap(),
+        "-f",
+        "lavfi",
+        "-i",
+        "sine=duration=4",
+        "-f",
+        "lavfi",
+        "-i",
+        "testsrc2=size=128x96:rate=25:duration=4",
+        "-map",
+        "0:a",
+        "-map",
+        "1:v",
+        "-c:v",
+        "libx264",
+        "-g",
+        "20",
+        path.to_str().unwrap(),
     ]);
     assert_equals_ffmpeg(&path, (128, 96));
+}
+
+#[test]
+fn decoding_on_several_threads_is_exact() {
+    let dir = tempfile::tempdir().unwrap();
+    let large = "-c:v libx264 -preset ultrafast -bf 2 -g 20 -pix_fmt yuv420p";
+    assert_equals_ffmpeg(&clip(dir.path(), "a.mp4", "1280x720", 50, large), (1280, 720));
 }
 
 #[test]

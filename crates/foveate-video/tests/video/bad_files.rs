@@ -1,12 +1,8 @@
 //! Every kind of bad file has its own error, which names the file.
-#![cfg(feature = "decode")]
-
-mod common;
-
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use common::{clip, ffmpeg};
+use crate::clips::{clip, ffmpeg};
 use foveate_video::{DecodeLimits, Sampling, VideoError, decode};
 
 const H264: &str = "-c:v libx264 -preset fast -bf 3 -g 30 -pix_fmt yuv420p";
@@ -65,8 +61,25 @@ fn cover_art_is_no_video() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.mp3");
     ffmpeg(&[
-        "-f", "lavfi", "-i", "sine=duration=1", "-f", "lavfi", "-i", "testsrc2=size=64x64:duration=1", "-map", "0:a", "-map", "1:v",
-        "-frames:v", "1", "-c:v", "mjpeg", "-disposition:v", "attached_pic", path.to_str().unwrap(),
+        "-f",
+        "lavfi",
+        "-i",
+        "sine=duration=1",
+        "-f",
+        "lavfi",
+        "-i",
+        "testsrc2=size=64x64:duration=1",
+        "-map",
+        "0:a",
+        "-map",
+        "1:v",
+        "-frames:v",
+        "1",
+        "-c:v",
+        "mjpeg",
+        "-disposition:v",
+        "attached_pic",
+        path.to_str().unwrap(),
     ]);
     let error = failure(&path);
     assert!(matches!(error, VideoError::NoVideoStream { .. }), "{error:?}");
@@ -77,8 +90,23 @@ fn a_stream_without_frames_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.mkv");
     ffmpeg(&[
-        "-f", "lavfi", "-i", "sine=duration=1", "-f", "lavfi", "-i", "testsrc2=size=64x64:rate=25:duration=1", "-map", "0:a",
-        "-map", "1:v", "-c:v", "ffv1", "-frames:v", "0", path.to_str().unwrap(),
+        "-f",
+        "lavfi",
+        "-i",
+        "sine=duration=1",
+        "-f",
+        "lavfi",
+        "-i",
+        "testsrc2=size=64x64:rate=25:duration=1",
+        "-map",
+        "0:a",
+        "-map",
+        "1:v",
+        "-c:v",
+        "ffv1",
+        "-frames:v",
+        "0",
+        path.to_str().unwrap(),
     ]);
     let error = failure(&path);
     assert!(matches!(error, VideoError::NoFrames { .. }), "{error:?}");

@@ -1,0 +1,153 @@
+//! Generation: its distributions, its independence, its ends.
+
+use foveate_algo::Layers;
+use foveate_policy::{
+    AttentionMode, Completions, Encoded, GroupSeed, LoadOptions, Prompt, Rollout, SamplingParams, Trainable, Vlm,
+};
+use proptest::prelude::*;
+use tch::{Device, Tensor, no_grad};
+
+use crate::common::{END, Part, SPECIAL, VOCABULARY, assert_close, plain_prompt, prompt, random};
+
+fn model(seed: i64) -> Vlm {
+    random(&LoadOptions { trainable: Trainable::Nothing, ..LoadOptions::default() }, seed)
+}
+
+fn params(completions: usize, max_new_tokens: usize) -> SamplingParams {
+    SamplingParams { completions, max_new_tokens, temperature: 0.9, top_p: 1.0, top_k: 0 }
+}
+
+fn seed(group: u64) -> GroupSeed {
+    GroupSeed { seed: 7, step: 3, group }
+}
+
+/// Prompts of differing lengths, with and without pictures.
+fn prompts() -> [Prompt; 3] {
+    let image_and_videos = [
+        Part::Image { h: 1, w: 2 },
+        Part::Text(2),
+        Part::Video { t: 2, h: 1, w: 1, seconds: 1.0 },
+        Part::Video { t: 1, h: 3, w: 2, seconds: 0.4 },
+        Part::Text(1),
+    ];
+    [plain_prompt(1), prompt(&[Part::Text(5)], 2), prompt(&image_and_videos, 3)]
+}
+
+fn draw(model: &Vlm, prompts: &[&Encoded], params: &SamplingParams, seeds: &[GroupSeed]) -> Vec<Rollout> {
+    model.rollout(prompts, params, seeds, &[END]).unwrap()
+}
+
+#[test]
+fn the_samplers_log_probs_are_the_teacher_forced_ones() {
+    let model = model(1);
+    let encoded = prompts().map(|prompt| model.encode(&prompt).unwrap());
+    for filter in [(1.0, 0), (0.8, 0), (1.0, 5)] {
+        let params = SamplingParams { top_p: filter.0, top_k: filter.1, ..params(4, 12) };
+        let rollouts = draw(&model, &[&encoded[0], &encoded[1], &encoded[2]], &params, &[seed(0), seed(1), seed(2)]);
+        for (encoded, rollout) in encoded.iter().zip(&rollouts) {
+            let forward = model.forward(encoded, &Completions::new(&rollout.ids, Device::Cpu), None).unwrap();
+            for (row, (ids, logprobs)) in (0..).zip(rollout.ids.iter().zip(&rollout.logprobs)) {
+                let hidden = forward.hidden.get(row).narrow(0, 0, ids.len() as i64);
+                let scores = model.head(params.temperature).score(&hidden, &Tensor::from_slice(ids));
+                assert_close("log-probs", &Tensor::from_slice(logprobs), &scores.logprobs, 1e-4);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_groups_completions_do_not_depend_on_the_rest_of_the_batch() {
+    let model = model(2);
+    let encoded = prompts().map(|prompt| model.encode(&prompt).unwrap());
+    let all = draw(&model, &[&encoded[0], &encoded[1], &encoded[2]], &params(3, 10), &[seed(0), seed(1), seed(2)]);
+    for (index, encoded) in encoded.iter().enumerate() {
+        let alone = draw(&model, &[encoded], &params(3, 10), &[seed(index as u64)]);
+        assert_eq!(alone[0].ids, all[index].ids);
+        assert_eq!(alone[0].truncated, all[index].truncated);
+        for (alone, together) in alone[0].logprobs.iter().zip(&all[index].logprobs) {
+            assert_close("log-probs", &Tensor::from_slice(alone), &Tensor::from_slice(together), 1e-5);
+        }
+        // Nor on how many completions its group has.
+        let fewer = draw(&model, &[encoded], &params(2, 10), &[seed(index as u64)]);
+        assert_eq!(fewer[0].ids, all[index].ids[..2]);
+    }
+}
+
+#[test]
+fn the_same_seed_draws_the_same_and_another_something_else() {
+    let model = model(3);
+    let encoded = model.encode(&plain_prompt(1)).unwrap();
+    let one = |seed| draw(&model, &[&encoded], &params(4, 10), &[seed]);
+    assert_eq!(one(seed(0)), one(seed(0)));
+    let others = [seed(1), GroupSeed { step: 4, ..seed(0) }, GroupSeed { seed: 8, ..seed(0) }];
+    assert!(others.iter().all(|other| one(*other)[0].ids != one(seed(0))[0].ids));
+    let ids = &one(seed(0))[0].ids;
+    assert!(ids.iter().skip(1).any(|completion| *completion != ids[0]), "the completions of a group differ");
+}
+
+#[test]
+fn eager_and_fused_models_draw_the_same() {
+    let eager =
+        LoadOptions { attention: AttentionMode::Eager, trainable: Trainable::Nothing, ..LoadOptions::default() };
+    let ids = [model(4), random(&eager, 4)].map(|model| {
+        let encoded = model.encode(&plain_prompt(1)).unwrap();
+        draw(&model, &[&encoded], &params(4, 10), &[seed(0)]).remove(0).ids
+    });
+    assert_eq!(ids[0], ids[1]);
+}
+
+#[test]
+fn special_vision_tokens_are_never_drawn_however_likely() {
+    let model = model(5);
+    let (_, head) = model.tensors().iter().find(|(name, _)| name == "lm_head.weight").unwrap();
+    no_grad(|| SPECIAL.iter().map(|id| head.get(*id).g_mul_scalar_(50.0)).for_each(drop));
+    let sequence = plain_prompt(1);
+    let encoded = model.encode(&sequence).unwrap();
+    let greedy = SamplingParams { temperature: 0.0, ..params(1, 40) };
+    let hot = SamplingParams { temperature: 3.0, ..params(16, 40) };
+    for params in [greedy, hot, SamplingParams { top_p: 0.9, top_k: 20, ..hot }] {
+        let rollouts = draw(&model, &[&encoded], &params, &[seed(0)]);
+        assert!(rollouts[0].ids.iter().flatten().all(|id| !SPECIAL.contains(id) && (0..VOCABULARY).contains(id)));
+    }
+    // They would be: the plain distribution gives them most of the probability somewhere.
+    let chosen: Vec<usize> = (1..sequence.ids.len()).collect();
+    let scores = model.score(&sequence, &chosen, Layers::Last(1)).unwrap();
+    assert!(scores.logprobs.max().double_value(&[]) > -0.1);
+}
+
+#[test]
+fn requests_that_cannot_be_served_say_why() {
+    let model = model(6);
+    let encoded = model.encode(&plain_prompt(1)).unwrap();
+    let error = |params: SamplingParams, seeds: &[GroupSeed]| {
+        model.rollout(&[&encoded], &params, seeds, &[END]).unwrap_err().to_string()
+    };
+    assert!(error(params(1, 5), &[]).contains("1 prompts with 0 seeds"));
+    assert!(error(params(1, 512), &[seed(0)]).contains("longer than the model's 512"));
+    assert!(error(params(0, 5), &[seed(0)]).contains("at least 1 each"));
+    assert!(error(SamplingParams { temperature: f64::NAN, ..params(1, 5) }, &[seed(0)]).contains("temperature"));
+    assert!(error(SamplingParams { top_p: 0.0, ..params(1, 5) }, &[seed(0)]).contains("top_p"));
+    assert_eq!(model.rollout(&[], &params(1, 5), &[], &[END]).unwrap(), []);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(8))]
+
+    /// With a large share of the vocabulary ending a completion, many end early and some do not.
+    #[test]
+    fn a_completion_ends_with_its_first_end_token_or_is_truncated(weights in 0..1000_i64, length in 1..7_usize, group in 0..100_u64) {
+        let model = model(weights);
+        let encoded = model.encode(&plain_prompt(1)).unwrap();
+        let end: Vec<i64> = (20..26).collect();
+        let rollouts = model.rollout(&[&encoded], &params(6, length), &[seed(group)], &end).unwrap();
+        let rollout = &rollouts[0];
+        prop_assert_eq!((rollout.ids.len(), rollout.logprobs.len(), rollout.truncated.len()), (6, 6, 6));
+        for row in 0..6 {
+            let ids = &rollout.ids[row];
+            let first = ids.iter().position(|id| end.contains(id));
+            prop_assert_eq!(ids.len(), rollout.logprobs[row].len());
+            prop_assert_eq!(rollout.truncated[row], first.is_none());
+            prop_assert_eq!(ids.len(), first.map_or(length, |first| first + 1));
+        }
+    }
+}

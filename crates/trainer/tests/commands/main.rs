@@ -1,0 +1,11 @@
+//! The program as its users meet it: every command on real files, most of them in a process of their own.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where it fails; the lint spares only its #[test] functions")]
+
+mod data;
+mod explain;
+mod resume;
+mod score;
+mod setup;
+mod training;
+mod user_errors;
