@@ -33,6 +33,15 @@ struct Slot {
     second: Tensor,
 }
 
+impl Slot {
+    /// The gradient in f32. One that is absent is zero: which of the two a parameter has depends on the backward passes
+    /// since the program started, and a resumed run must not differ from an undisturbed one.
+    fn gradient(&self) -> Tensor {
+        let gradient = self.parameter.grad();
+        if gradient.defined() { gradient.to_kind(Kind::Float) } else { self.first.zeros_like() }
+    }
+}
+
 /// The optimizer of a set of named parameters.
 #[derive(Debug)]
 pub struct AdamW {
@@ -69,16 +78,11 @@ impl AdamW {
 
     /// Euclidean norm of all gradients together, f32.
     pub fn gradient_norm(&self) -> f64 {
-        let squares = self.gradients().map(|gradient| gradient.to_kind(Kind::Float).square().sum(Kind::Float));
-        let squares: Vec<_> = squares.collect();
+        let squares: Vec<_> = self.slots.iter().map(|slot| slot.gradient().square().sum(Kind::Float)).collect();
         if squares.is_empty() {
             return 0.0;
         }
         Tensor::stack(&squares, 0).sum(Kind::Float).sqrt().double_value(&[])
-    }
-
-    fn gradients(&self) -> impl Iterator<Item = Tensor> {
-        self.slots.iter().map(|slot| slot.parameter.grad()).filter(Tensor::defined)
     }
 
     /// One step at learning rate `lr`, gradients scaled down so that their norm is at most `clip` (0: never); returns
@@ -98,11 +102,7 @@ impl AdamW {
         let correction2 = 1.0 - beta2.powi(self.steps as i32);
         no_grad(|| {
             for slot in &mut self.slots {
-                let gradient = slot.parameter.grad();
-                if !gradient.defined() {
-                    continue;
-                }
-                let gradient = gradient.to_kind(Kind::Float) * scale;
+                let gradient = slot.gradient() * scale;
                 let _ = slot.first.lerp_(&gradient, 1.0 - beta1);
                 let _ = slot.second.lerp_(&gradient.square(), 1.0 - beta2);
                 let denominator = slot.second.sqrt() / correction2.sqrt() + self.options.eps;
@@ -231,6 +231,23 @@ mod tests {
                 assert_close(&values(&parameters[index].1), &weights[index], 2e-6);
             }
             assert_eq!(optimizer.gradient_norm(), 0.0, "gradients are forgotten after a step");
+        }
+    }
+
+    #[test]
+    fn a_gradient_that_is_absent_is_zero_so_that_resuming_changes_nothing() {
+        let (whole, resumed) = (parameters(Kind::Float), parameters(Kind::Float));
+        let mut optimizer = AdamW::new(&whole, OPTIONS);
+        whole.iter().for_each(|(_, tensor)| drop(give_gradient(tensor, 1)));
+        optimizer.step(0.1, 1.0).unwrap();
+        let mut other = AdamW::new(&resumed, OPTIONS);
+        other.restore(&optimizer.state()).unwrap();
+        no_grad(|| resumed.iter().zip(&whole).for_each(|((_, a), (_, b))| a.shallow_clone().copy_(b)));
+        let before = values(&whole[0].1);
+        assert_eq!([optimizer.step(0.1, 1.0).unwrap(), other.step(0.1, 1.0).unwrap()], [0.0; 2]);
+        assert_ne!(values(&whole[0].1), before, "the first moment goes on");
+        for ((_, a), (_, b)) in whole.iter().zip(&resumed) {
+            assert_eq!(values(a), values(b));
         }
     }
 

@@ -10,6 +10,7 @@
 //! `FOVEATE_LIBTORCH_CUDA` ([`runtime::init`]).
 
 mod adamw;
+mod companions;
 mod config;
 mod divergence;
 mod error;

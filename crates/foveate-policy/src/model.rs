@@ -1,12 +1,13 @@
 //! Qwen2.5-VL as a policy: loading, saving, and the teacher-forced pass over a group.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use foveate_algo::Layers;
 use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::{
     PolicyError,
+    companions::Companions,
     config::ModelConfig,
     head::Head,
     input::{Completions, Encoded, Media, Prompt},
@@ -65,7 +66,7 @@ pub struct GroupForward {
 #[derive(Debug)]
 pub struct Vlm {
     config: ModelConfig,
-    dir: PathBuf,
+    companions: Companions,
     options: LoadOptions,
     vision: VisionTower,
     pub(crate) text: TextModel,
@@ -96,10 +97,11 @@ impl Vlm {
     }
 
     fn build(dir: &Path, config: ModelConfig, weights: Weights, options: &LoadOptions) -> Result<Self, PolicyError> {
+        let companions = Companions::read(dir)?;
         let vision = VisionTower::new(&weights, &config.vision);
         let text = TextModel::new(&weights, &config.text, options.attention);
         let tensors = weights.finish()?;
-        let model = Self { config, dir: dir.to_owned(), options: *options, vision, text, tensors };
+        let model = Self { config, companions, options: *options, vision, text, tensors };
         for (_, tensor) in model.parameters() {
             let _ = tensor.set_requires_grad(true);
         }
@@ -143,16 +145,7 @@ impl Vlm {
         if stale.exists() {
             return Err(PolicyError::config(&stale, "expected no checkpoint in shards where a model is saved"));
         }
-        let listing = fs_err::read_dir(&self.dir).map_err(PolicyError::file(&self.dir))?;
-        for entry in listing.flatten() {
-            let path = entry.path();
-            let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("");
-            let index = entry.file_name() == INDEX;
-            let target = dir.join(entry.file_name());
-            if matches!(extension, "json" | "jinja" | "txt") && !index && path != target {
-                fs_err::copy(&path, &target).map_err(PolicyError::file(&target))?;
-            }
-        }
+        self.companions.write(dir)?;
         let tensors = self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
         write_safetensors(&dir.join("model.safetensors"), tensors)
     }

@@ -289,7 +289,10 @@ pub fn write_safetensors<'a>(
     }
     let format = std::collections::HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let temporary = path.with_extension("safetensors.partial");
+    // The library makes files that only their owner may read; a checkpoint is to be shared like any other file.
+    let usual = fs_err::File::create(&temporary).and_then(|file| file.metadata()).map_err(PolicyError::file(path))?;
     safetensors::serialize_to_file(views, Some(format), &temporary)
         .map_err(|error| damaged(path, error.to_string()))?;
+    fs_err::set_permissions(&temporary, usual.permissions()).map_err(PolicyError::file(path))?;
     fs_err::rename(&temporary, path).map_err(PolicyError::file(path))
 }

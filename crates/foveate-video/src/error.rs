@@ -7,7 +7,7 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum VideoError {
     /// The path leads nowhere.
-    #[error("no such video file: {}", path.display())]
+    #[error("no such file: {}", path.display())]
     Missing {
         /// The file asked for.
         path: PathBuf,

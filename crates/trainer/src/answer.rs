@@ -58,6 +58,7 @@ impl Examinee<'_> {
         };
         let mut loader = Loader::new(examples, Order::Once(count), options, LoaderState::default())?;
         let mut answers = Answers::default();
+        each(0, count);
         while !stop.requested() {
             let batch = loader.batch(eval.batch)?;
             answers.bad.extend(batch.bad);

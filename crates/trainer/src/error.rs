@@ -10,7 +10,7 @@ pub struct UserError(anyhow::Error);
 
 impl fmt::Display for UserError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#}", self.0)
+        f.write_str(&chain(&self.0))
     }
 }
 
@@ -41,9 +41,20 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
     if error.chain().any(|cause| cause.is::<UserError>()) { 2 } else { 1 }
 }
 
+/// The error and its causes; a cause that the error before it has told already is left out.
+fn chain(error: &anyhow::Error) -> String {
+    let mut told: Vec<String> = Vec::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if told.last().is_none_or(|last| !last.ends_with(&cause)) {
+            told.push(cause);
+        }
+    }
+    told.join(": ")
+}
+
 /// The error and its causes on one line.
 pub fn one_line(error: &anyhow::Error) -> String {
-    let chain = format!("{error:#}");
+    let chain = chain(error);
     let lines: Vec<&str> = chain.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     lines.join("; ")
 }
@@ -71,6 +82,13 @@ mod tests {
         assert_eq!(one_line(&error), "train: model: no such; file");
         assert_eq!(exit_code(&error), 2);
         assert_eq!(exit_code(&anyhow::anyhow!("other")), 1);
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let cause = std::io::Error::other("no such file");
+        let error = anyhow::Error::new(cause).context("model.json: no such file").context("train");
+        assert_eq!(one_line(&error), "train: model.json: no such file");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use foveate_video::{Grid, Patches};
 use ndarray::Array2;
 use tch::{Kind, Tensor};
 
-use crate::{cli::ScoreArgs, error::user_error};
+use crate::{cli::ScoreArgs, error::UserContext};
 
 /// Reads `args.inputs`, scores every row with the model and writes `args.output`.
 ///
@@ -18,20 +18,20 @@ use crate::{cli::ScoreArgs, error::user_error};
 /// If the model or the inputs cannot be read, do not fit each other, or the output cannot be written.
 pub fn run(args: &ScoreArgs) -> Result<()> {
     let options = LoadOptions {
-        device: runtime::device(&args.device).map_err(user_error)?,
-        kind: runtime::dtype(&args.dtype).map_err(user_error)?,
+        device: runtime::device(&args.device).user()?,
+        kind: runtime::dtype(&args.dtype).user()?,
         attention: args.attention,
         trainable: Trainable::Nothing,
     };
-    let rows = Inputs::read(&args.inputs).map_err(user_error)?;
-    let model = Vlm::load(&args.model, &options).map_err(user_error)?;
+    let rows = Inputs::read(&args.inputs).user()?;
+    let model = Vlm::load(&args.model, &options).user()?;
     let mut output = Output::new(rows.ids.size()[0], rows.ids.size()[1]);
-    let sequences = rows.sequences(&model).map_err(user_error)?;
+    let sequences = rows.sequences(&model).user()?;
     for (row, (sequence, chosen)) in sequences.iter().enumerate() {
         let scores = model
             .score(sequence, chosen, args.layers)
             .with_context(|| format!("{}: row {row}", args.inputs.display()))
-            .map_err(user_error)?;
+            .user()?;
         output.add(row as i64, chosen, &scores);
     }
     let mut tensors = output.tensors();
@@ -47,7 +47,7 @@ pub fn run(args: &ScoreArgs) -> Result<()> {
 fn greedy(model: &Vlm, (sequence, chosen): &(Prompt, Vec<usize>), count: usize) -> Result<Tensor> {
     let end = chosen.first().copied().unwrap_or(sequence.ids.len());
     let prompt = Prompt { ids: sequence.ids[..end].to_vec(), media: sequence.media.clone() };
-    let prompt = model.encode(&prompt).map_err(user_error)?;
+    let prompt = model.encode(&prompt).user()?;
     let seed = foveate_policy::GroupSeed { seed: 0, step: 0, group: 0 };
     let rollouts = model.rollout(&[&prompt], &SamplingParams::greedy(count), &[seed], &[])?;
     let ids = rollouts.first().and_then(|group| group.ids.first()).context("no greedy completion")?;

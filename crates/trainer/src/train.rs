@@ -13,7 +13,7 @@ use crate::{
     answer::Examinee,
     cli::TrainArgs,
     config::{Config, Resolved, load_run, resolve},
-    data::{Examples, Loader, LoaderOptions, LoaderState, Order},
+    data::{Examples, Loader, LoaderOptions, LoaderState, Order, Records},
     error::{UserContext, user_error},
     eval::{self, Item, comparison, read_items, write_items},
     measure::{StepFacts, completion_lines, metrics, tokens},
@@ -135,6 +135,10 @@ impl<'a> Run<'a> {
         };
         let text = Arc::new(TextProcessor::load(model).user()?);
         let examples = Examples::train(config, model, Arc::clone(&text))?;
+        if let Some(test) = &config.data.test {
+            // Hours before it is first read.
+            Records::open(test, config.data.media_root.as_deref())?;
+        }
         let order = Order::shuffled(examples.records().len(), config.run.seed);
         let depth = match config.data.prefetch {
             0 => 2 * config.rollout.prompts_per_step,

@@ -1,6 +1,6 @@
 //! Values out of their range, found before anything is loaded.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use foveate_reward::Rubric;
 
 use super::{Config, FramesTable, PixelsTable, SamplingMode};
@@ -37,7 +37,7 @@ impl Config {
         pixels("data.pixels", &self.data.pixels)?;
         pixels("eval.pixels", &eval.pixels)?;
         Template::parse(&self.data.prompt)?;
-        self.algo.algorithm().user()?;
+        self.algo.algorithm().context("algo").user()?;
         Rubric::new(self.reward.clone()).user()?;
         Ok(())
     }

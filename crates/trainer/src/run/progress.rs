@@ -53,6 +53,9 @@ impl Progress {
     }
 
     fn line(&self, done: u64, message: &str, elapsed: Duration) -> String {
+        if done == self.first {
+            return format!("{done}/{}  {message}", self.steps);
+        }
         let rate = done.saturating_sub(self.first) as f64 / elapsed.as_secs_f64().max(1e-9);
         let left = self.steps.saturating_sub(done) as f64 / rate.max(1e-9);
         format!("{done}/{}  {message}  {rate:.2}/s  {} left", self.steps, clock(left))
@@ -85,6 +88,12 @@ mod tests {
             progress.line(50, "reward 0.250", Duration::from_secs(20)),
             "50/100  reward 0.250  0.50/s  1:40 left"
         );
+    }
+
+    #[test]
+    fn nothing_is_foretold_before_the_first_step() {
+        let progress = Progress { steps: 9, first: 0, begun: Instant::now(), shown: None, bar: None };
+        assert_eq!(progress.line(0, "answered", Duration::from_secs(1)), "0/9  answered");
     }
 
     #[test]

@@ -106,7 +106,7 @@ fn settings(model: &Path, scenes: &Path) -> String {
         prompts_per_step = 2
         max_new_tokens = 32
         [optim]
-        lr = 1e-3
+        lr = 2e-4
         [run]
         steps = {STEPS}
         save_every = {SAVE_EVERY}

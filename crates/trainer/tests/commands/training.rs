@@ -27,6 +27,9 @@ fn a_run_leaves_its_configuration_metrics_completions_checkpoints_evaluations_an
             assert!(run.join(format!("checkpoints/step-{step}/{file}")).is_file(), "{step}: {file}");
         }
     }
+    let weights = run.join(format!("checkpoints/step-{STEPS}/policy/model.safetensors"));
+    let mode = |file: &Path| std::fs::metadata(file).unwrap().permissions();
+    assert_eq!(mode(&weights), mode(&run.join("config.toml")), "a checkpoint is as readable as other files");
     for end in ["before", "after"] {
         assert_eq!(lines(&run.join(format!("eval/{end}.jsonl"))).len(), 6);
     }
