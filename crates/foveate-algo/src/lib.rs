@@ -57,11 +57,6 @@ pub trait Algorithm: std::fmt::Debug + Send + Sync {
     /// The loss that the credit enters.
     fn objective(&self) -> Objective;
 
-    /// Whether the group is trained on; one that is not is sampled anew (dynamic sampling).
-    fn keeps(&self, _group: &ScoredGroup) -> bool {
-        true
-    }
-
     /// The credit of the group's tokens.
     ///
     /// # Errors

@@ -46,13 +46,20 @@ pub fn auc(scores: ArrayView1<'_, f64>, positive: &[bool]) -> Option<f64> {
     (pairs > 0).then(|| won / pairs as f64)
 }
 
+/// Seconds that time stamps may be off by.
+const ROUNDING: f64 = 1e-6;
+
 /// Which temporal grids of a video hold a frame inside one of the event's spans.
 ///
 /// `times` are those of the sampled frames, in seconds; `grids` of them are made by merging neighbours, the last frame
-/// standing in for missing ones. Spans are closed, in seconds.
+/// standing in for missing ones. Spans are in seconds, their ends left out.
 pub fn event_frames(times: &[f64], grids: usize, spans: &[[f64; 2]]) -> Vec<bool> {
     let merged = times.len().div_ceil(grids.max(1)).max(1);
-    let inside = |time: &f64| spans.iter().any(|[start, end]| (*start..=*end).contains(time));
+    // A frame at a span's very end shows what comes after it; a span without length is the frame at its time.
+    let within = |time: f64, start: f64, end: f64| {
+        time > start - ROUNDING && (time < end - ROUNDING || (end <= start && time < start + ROUNDING))
+    };
+    let inside = |time: &f64| spans.iter().any(|[start, end]| within(*time, *start, *end));
     let mut event: Vec<bool> = times.chunks(merged).map(|grid| grid.iter().any(inside)).collect();
     event.resize(grids, false);
     event
@@ -90,6 +97,18 @@ mod tests {
         let times = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
         let event = event_frames(&times, 4, &[[2.5, 3.5], [6.0, 9.0]]);
         assert_eq!(event, [false, true, false, true]);
+    }
+
+    #[test]
+    fn the_frames_of_a_scene_are_those_it_names() {
+        use foveate_video::scenes::{FPS, FRAMES, GRIDS, KindWeights, SceneSpec, Split};
+        let times: Vec<f64> = (0..FRAMES).map(|frame| frame as f64 / FPS as f64).collect();
+        let spec = SceneSpec { seed: 3, count: 100, split: Split::Test, kinds: KindWeights::default() };
+        for scene in (0..spec.count).map(|index| spec.scene(index)) {
+            let event = event_frames(&times, GRIDS, &scene.spans);
+            let found: Vec<usize> = (0..GRIDS).filter(|grid| event[*grid]).collect();
+            assert_eq!(found, scene.grids, "{}", scene.id);
+        }
     }
 
     #[test]

@@ -11,22 +11,31 @@ use crate::error::user_error;
 /// Variable that names the folder holding `data/tiny-vlm` when the checkout that the program was built in has moved.
 const HOME_VARIABLE: &str = "FOVEATE_HOME";
 
-const GRPO: &str = include_str!("../../../../configs/grpo.toml");
-const APPO: &str = include_str!("../../../../configs/appo.toml");
 const DEMO: &str = include_str!("../../../../configs/demo/base.toml");
-const DEMO_GRPO: &str = include_str!("../../../../configs/demo/grpo.toml");
-const DEMO_APPO: &str = include_str!("../../../../configs/demo/appo.toml");
+
+/// An algorithm's name, its file, and what it has of its own in the embedded default.
+macro_rules! files {
+    ($name:literal) => {
+        (
+            $name,
+            (concat!("configs/", $name, ".toml"), include_str!(concat!("../../../../configs/", $name, ".toml"))),
+            (
+                concat!("configs/demo/", $name, ".toml"),
+                include_str!(concat!("../../../../configs/demo/", $name, ".toml")),
+            ),
+        )
+    };
+}
+
+/// A line for each algorithm.
+const FILES: &[(&str, File, File)] = &[files!("grpo"), files!("appo")];
 
 /// A compiled-in file: its name in the repository and its text.
 pub(super) type File = (&'static str, &'static str);
 
 /// An algorithm's file and its part of the embedded default.
 fn files(name: &str) -> Option<(File, File)> {
-    match name {
-        "grpo" => Some((("configs/grpo.toml", GRPO), ("configs/demo/grpo.toml", DEMO_GRPO))),
-        "appo" => Some((("configs/appo.toml", APPO), ("configs/demo/appo.toml", DEMO_APPO))),
-        _ => None,
-    }
+    FILES.iter().find(|(known, ..)| *known == name).map(|(_, paper, demo)| (*paper, *demo))
 }
 
 /// The names that `--algo` takes.

@@ -67,10 +67,7 @@ impl<A> Config<A> {
 impl Config {
     /// The algorithm's name.
     pub fn algorithm_name(&self) -> &'static str {
-        match self.algo {
-            AlgoConfig::Grpo(_) => "grpo",
-            AlgoConfig::Appo(_) => "appo",
-        }
+        self.algo.name()
     }
 
     /// The configuration as TOML.

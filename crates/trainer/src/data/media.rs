@@ -5,9 +5,7 @@ use std::path::{Path, PathBuf};
 #[cfg(not(feature = "decode"))]
 use anyhow::bail;
 use anyhow::{Context, Result};
-use foveate_video::{
-    CacheKey, DecodeLimits, FrameCache, Frames, ImageProcessor, Patches, PixelBudget, Sampling, TimeScale,
-};
+use foveate_video::{CacheKey, FrameCache, Frames, ImageProcessor, Patches, PixelBudget, Sampling, TimeScale};
 
 use super::View;
 use crate::config::DataTable;
@@ -21,7 +19,8 @@ pub struct MediaReader {
     sampling: Sampling,
     budget: PixelBudget,
     time_scale: TimeScale,
-    limits: DecodeLimits,
+    #[cfg(feature = "decode")]
+    limits: foveate_video::DecodeLimits,
     cache: Option<FrameCache>,
 }
 
@@ -37,6 +36,7 @@ impl MediaReader {
             sampling: view.frames.sampling(),
             budget: view.pixels.budget(),
             time_scale: data.time_scale,
+            #[cfg(feature = "decode")]
             limits: data.decode,
             cache: data.cache.as_deref().map(FrameCache::open),
         })
@@ -102,9 +102,8 @@ impl MediaReader {
     #[cfg(not(feature = "decode"))]
     fn decode(&self, path: &Path) -> Result<Frames> {
         bail!(
-            "{}: not in the cache, and this build cannot decode (limits {:?}): prepare it with `trainer data prepare`",
-            path.display(),
-            self.limits
+            "{}: not among prepared frames (data.cache), and this build cannot decode: see `trainer data prepare`",
+            path.display()
         )
     }
 }
