@@ -10,7 +10,7 @@ use crate::{
     config::Config,
     data::{BadExample, Examples, Loader, LoaderOptions, LoaderState, Order, Prepared},
     eval::Item,
-    run::Stop,
+    run::{Progress, Stop},
 };
 
 /// Tells evaluation's random streams from those of training steps.
@@ -102,5 +102,18 @@ impl Examinee<'_> {
             })
         };
         examples.iter().zip(&rollouts).map(item).collect()
+    }
+}
+
+/// Shows how many examples are answered, of how many.
+pub fn answered() -> impl Fn(usize, usize) {
+    let shown = std::cell::RefCell::new(None);
+    move |done, all| {
+        let mut shown = shown.borrow_mut();
+        let progress = shown.get_or_insert_with(|| Progress::start(0, all as u64));
+        progress.at(done as u64, "answered");
+        if done == all {
+            progress.finish();
+        }
     }
 }

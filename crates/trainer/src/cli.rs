@@ -95,7 +95,9 @@ pub enum DataCommand {
     #[command(after_help = "Example:\n  trainer data tiny-vlm --output data/tiny-vlm")]
     TinyVlm(TinyArgs),
     /// Decode the videos of a file of records once, into a folder that training reads (`data.cache`)
-    #[command(after_help = "Example:\n  trainer data prepare --model DIR --input train.jsonl --cache frames")]
+    #[command(
+        after_help = "Example:\n  trainer data prepare --algo appo --model DIR --input train.jsonl --cache frames"
+    )]
     Prepare(PrepareArgs),
 }
 
@@ -133,6 +135,9 @@ pub struct TinyArgs {
 /// What `data prepare` is told.
 #[derive(Debug, Clone, Args)]
 pub struct PrepareArgs {
+    /// Algorithm that will train on the frames: its file says which frames and pixels
+    #[arg(long, value_name = "NAME")]
+    pub algo: Option<String>,
     /// Model directory, whose preprocessor gives the sizes
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,

@@ -1,6 +1,7 @@
 //! Which errors are the user's to mend, and how every error is printed: one line, the whole chain.
 
 use std::fmt;
+use std::path::Path;
 
 /// An error that the person at the keyboard can mend: a typo, a missing file, a model that does not fit.
 ///
@@ -70,6 +71,28 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         .map(|(_, candidate)| candidate)
 }
 
+/// A user error if nothing is at `path`, with the nearest name beside it.
+///
+/// # Errors
+/// The path does not exist.
+pub fn existing(what: &str, path: &Path) -> anyhow::Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    let parent = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    let entries = std::fs::read_dir(parent).map(|listing| listing.flatten().collect()).unwrap_or_else(|_| Vec::new());
+    let names: Vec<String> = entries.iter().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let wanted = path.file_name().unwrap_or_default().to_string_lossy();
+    let hint = match nearest(&wanted, names.iter().map(String::as_str)) {
+        Some(near) => format!("; did you mean {}?", path.with_file_name(near).display()),
+        None => String::new(),
+    };
+    Err(user_error(format!("{what}: {} does not exist{hint}", path.display())))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,6 +112,16 @@ mod tests {
         let cause = std::io::Error::other("no such file");
         let error = anyhow::Error::new(cause).context("model.json: no such file").context("train");
         assert_eq!(one_line(&error), "train: model.json: no such file");
+    }
+
+    #[test]
+    fn a_path_that_is_not_there_is_named_with_its_nearest_neighbour() {
+        let dir = tempfile::tempdir().unwrap();
+        fs_err::create_dir(dir.path().join("tiny-vlm")).unwrap();
+        let error = existing("model.path", &dir.path().join("tiny-vml")).unwrap_err();
+        assert!(one_line(&error).ends_with("tiny-vlm?"), "{error}");
+        assert_eq!(exit_code(&error), 2);
+        existing("model.path", &dir.path().join("tiny-vlm")).unwrap();
     }
 
     #[test]

@@ -6,12 +6,12 @@ use anyhow::{Context, Result};
 use foveate_policy::{LoadOptions, TextProcessor, Trainable, Vlm};
 use foveate_reward::Rubric;
 
-use crate::answer::Examinee;
+use crate::answer::{Examinee, answered};
 use crate::cli::EvalArgs;
 use crate::config::{Config, resolve_plain};
-use crate::error::UserContext;
+use crate::error::{UserContext, existing};
 use crate::eval::{table, write_items};
-use crate::run::{Progress, Stop};
+use crate::run::Stop;
 use crate::train::load_options;
 
 /// Answers a file of examples, prints the table and keeps every answer.
@@ -20,8 +20,10 @@ use crate::train::load_options;
 /// A user error: the model or the examples cannot be read, or a setting is wrong; or the items cannot be written.
 pub fn run(args: &EvalArgs) -> Result<()> {
     let config = resolve_plain(&args.settings.layers(None))?;
+    existing("--model", &args.model)?;
     let file = args.input.as_deref().or(config.data.test.as_deref());
     let file = file.context("which examples? name them by --input or data.test").user()?;
+    existing("examples", file)?;
     let options = LoadOptions { trainable: Trainable::Nothing, ..load_options(&config)? };
     let policy = Vlm::load(&args.model, &options).user()?;
     let text = Arc::new(TextProcessor::load(&args.model).user()?);
@@ -32,7 +34,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
         rubric: &Rubric::new(config.reward.clone()).user()?,
         config: &config,
     };
-    let answers = examinee.answer(file, &Stop::default(), &progress())?;
+    let answers = examinee.answer(file, &Stop::default(), &answered())?;
     write_items(&args.output, &answers.items)?;
     println!("{}", protocol(&config));
     print!("{}", table(&answers.items));
@@ -40,19 +42,6 @@ pub fn run(args: &EvalArgs) -> Result<()> {
         println!("{} examples could not be read and are left out", answers.bad.len());
     }
     Ok(())
-}
-
-/// Shows how many of how many examples are answered.
-fn progress() -> impl Fn(usize, usize) {
-    let shown = std::cell::RefCell::new(None);
-    move |done, all| {
-        let mut shown = shown.borrow_mut();
-        let progress = shown.get_or_insert_with(|| Progress::start(0, all as u64));
-        progress.at(done as u64, "answered");
-        if done == all {
-            progress.finish();
-        }
-    }
 }
 
 /// Frames, pixels and sampling of an evaluation on one line: without them no two accuracies can be compared.

@@ -11,7 +11,7 @@ use tch::{Kind, Tensor};
 use crate::{
     cli::ExplainArgs,
     config::resolve_plain,
-    error::{UserContext, user_error},
+    error::{UserContext, existing, user_error},
 };
 
 /// Reads `args.rollouts`, gives its tokens the credit of `args.algo` and writes credit, loss and gradient.
@@ -19,6 +19,7 @@ use crate::{
 /// # Errors
 /// A user error if the file lacks a tensor that the algorithm needs, or its tensors disagree in shape.
 pub fn run(args: &ExplainArgs) -> Result<()> {
+    existing("--rollouts", &args.rollouts)?;
     let config = resolve_plain(&args.settings.layers(Some(&args.algo)))?;
     let algorithm = config.algo.algorithm().user()?;
     let group = Recorded::read(&args.rollouts).user()?;

@@ -5,6 +5,7 @@ use anyhow::Result;
 use crate::cli::PrepareArgs;
 use crate::config::resolve_plain;
 use crate::data::{Loader, LoaderOptions, LoaderState, MediaPath, MediaReader, Order, Records, Source, View};
+use crate::error::existing;
 use crate::run::Progress;
 
 /// Records prepared together, between which progress is shown.
@@ -15,7 +16,9 @@ const BATCH: usize = 32;
 /// # Errors
 /// A user error in the settings, the model or the records; or a bad example if those are to stop it.
 pub fn run(args: &PrepareArgs) -> Result<()> {
-    let mut config = resolve_plain(&args.settings.layers(None))?;
+    let mut config = resolve_plain(&args.settings.layers(args.algo.as_deref()))?;
+    existing("--model", &args.model)?;
+    existing("--input", &args.input)?;
     config.data.cache = Some(args.cache.clone());
     let records = Records::open(&args.input, config.data.media_root.as_deref())?;
     let view = View { file: &args.input, model: &args.model, frames: &config.data.frames, pixels: &config.data.pixels };

@@ -10,7 +10,10 @@ use foveate_video::{Grid, Patches};
 use ndarray::Array2;
 use tch::{Kind, Tensor};
 
-use crate::{cli::ScoreArgs, error::UserContext};
+use crate::{
+    cli::ScoreArgs,
+    error::{UserContext, existing},
+};
 
 /// Reads `args.inputs`, scores every row with the model and writes `args.output`.
 ///
@@ -23,6 +26,8 @@ pub fn run(args: &ScoreArgs) -> Result<()> {
         attention: args.attention,
         trainable: Trainable::Nothing,
     };
+    existing("--model", &args.model)?;
+    existing("--inputs", &args.inputs)?;
     let rows = Inputs::read(&args.inputs).user()?;
     let model = Vlm::load(&args.model, &options).user()?;
     let mut output = Output::new(rows.ids.size()[0], rows.ids.size()[1]);

@@ -10,11 +10,11 @@ use foveate_reward::Rubric;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    answer::Examinee,
+    answer::{Examinee, answered},
     cli::TrainArgs,
-    config::{Config, Resolved, load_run, resolve},
+    config::{Config, Demo, Resolved, load_run, resolve},
     data::{Examples, Loader, LoaderOptions, LoaderState, Order, Records},
-    error::{UserContext, user_error},
+    error::{UserContext, existing, user_error},
     eval::{self, Item, comparison, read_items, write_items},
     measure::{StepFacts, completion_lines, metrics, tokens},
     plan,
@@ -51,13 +51,16 @@ struct State {
 pub fn run(args: &TrainArgs) -> Result<()> {
     let resolved = match &args.resume {
         Some(path) => {
+            existing("--resume", path)?;
             let config = load_run(&RunFolder::open(path)?.config(), &args.settings.set)?;
-            Resolved { config, demo: None }
+            // Its scenes may have been removed meanwhile.
+            let demo = Demo::find().ok().filter(|demo| demo.trains(&config));
+            Resolved { config, demo }
         }
         None => resolve(&args.settings.layers(args.algo.as_deref()))?,
     };
     let config = &resolved.config;
-    if let Some(demo) = &resolved.demo {
+    if let (Some(demo), None) = (&resolved.demo, &args.resume) {
         println!("{}", demo.note());
     }
     if args.dry_run {
@@ -71,6 +74,11 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         Some(path) => unfinished(RunFolder::open(path)?, config)?,
         None => RunFolder::choose(args.output.as_deref(), config)?,
     };
+    let named =
+        [("model.path", &config.model.path), ("data.train", &config.data.train), ("data.test", &config.data.test)];
+    for (key, path) in named {
+        path.as_deref().map_or(Ok(()), |path| existing(key, path))?;
+    }
     let stop = Stop::listen()?;
     let run = Run::start(config, &folder, &stop)?;
     // Only now: what cannot start leaves no folder behind.
@@ -118,10 +126,9 @@ impl<'a> Run<'a> {
             None => Vlm::load(model, &options),
         };
         let policy = policy.user()?;
-        let objective = config.algo.algorithm().user()?.objective();
-        let reference = match objective.kl_coef == 0.0 {
-            true => None,
-            false => Some(Vlm::load(model, &LoadOptions { trainable: Trainable::Nothing, ..options }).user()?),
+        let reference = match config.algo.algorithm().user()?.needs().reference {
+            false => None,
+            true => Some(Vlm::load(model, &LoadOptions { trainable: Trainable::Nothing, ..options }).user()?),
         };
         let optim = &config.optim;
         let adamw = AdamWOptions { betas: optim.betas, eps: optim.eps, weight_decay: optim.weight_decay };
@@ -161,6 +168,8 @@ impl<'a> Run<'a> {
             tracing::info!("going on after step {} of {steps}", self.state.step);
         }
         let before = self.end(BEFORE)?;
+        // One that was cut off by a kill or a signal.
+        self.evaluate_if_due()?;
         let mut file = MetricsFile::open(&self.folder.metrics(), self.state.step)?;
         let mut progress = Progress::start(self.state.step, steps);
         while self.state.step < steps && !self.stop.requested() {
@@ -168,11 +177,13 @@ impl<'a> Run<'a> {
             let (step, run) = (self.state.step, &self.config.run);
             progress.at(step, &summary(&line));
             warn_once(&line, &mut self.warned);
-            if every(run.save_every, step) || step == steps || self.stop.requested() {
+            let due = every(run.save_every, step) || step == steps;
+            if due || self.stop.requested() {
                 self.save()?;
             }
-            if every(self.config.eval.every, step) && step < steps {
-                self.evaluation(&format!("step-{step}"))?;
+            self.evaluate_if_due()?;
+            if self.stop.requested() && !due {
+                self.save()?;
             }
         }
         progress.finish();
@@ -239,6 +250,15 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    /// The evaluation of this step, if there is to be one.
+    fn evaluate_if_due(&self) -> Result<()> {
+        let step = self.state.step;
+        if step > 0 && step < self.config.run.steps && every(self.config.eval.every, step) {
+            self.evaluation(&format!("step-{step}"))?;
+        }
+        Ok(())
+    }
+
     /// The evaluation at an end of the run, if there is to be one.
     fn end(&self, name: &str) -> Result<Option<Vec<Item>>> {
         let (path, step) = (self.folder.evaluation(name), self.state.step);
@@ -258,9 +278,12 @@ impl<'a> Run<'a> {
         let examinee =
             Examinee { policy: &self.policy, dir: model, text: &self.text, rubric: &self.rubric, config: self.config };
         tracing::info!("evaluating ({name})");
-        let answers = examinee.answer(test, self.stop, &|_, _| {})?;
+        let answers = examinee.answer(test, self.stop, &answered())?;
         if self.stop.requested() {
             return Ok(None);
+        }
+        if !answers.bad.is_empty() {
+            tracing::warn!("{} held-out examples could not be read and are left out", answers.bad.len());
         }
         write_items(&path, &answers.items)?;
         let share = eval::Share::of(&answers.items);

@@ -93,6 +93,11 @@ impl Demo {
         self.scenes().join(format!("{split}.jsonl"))
     }
 
+    /// Whether a configuration trains on the embedded scenes.
+    pub fn trains(&self, config: &super::Config) -> bool {
+        config.data.train.as_deref() == Some(self.records("train").as_path())
+    }
+
     /// The line that says what is used and how to use something else.
     pub fn note(&self) -> String {
         format!(

@@ -8,7 +8,7 @@ use toml::{Table, Value};
 
 use super::check::{describe, join, read};
 use super::{Config, Demo, algorithm_names, embedded};
-use crate::error::{UserContext, nearest, user_error};
+use crate::error::{UserContext, existing, nearest, user_error};
 
 /// The algorithm when none is named.
 const DEFAULT_ALGORITHM: &str = "grpo";
@@ -46,6 +46,7 @@ impl Layer {
     }
 
     fn file(path: &Path) -> Result<Self> {
+        existing("--config", path)?;
         let text = fs_err::read_to_string(path).context("configuration").user()?;
         Self::parse(&path.display().to_string(), &text)
     }
@@ -122,7 +123,8 @@ pub fn resolve(layers: &Layers) -> Result<Resolved> {
     Ok(Resolved { config, demo })
 }
 
-/// The configuration of a command that trains no policy by reinforcement: defaults, `--config`, `--set`.
+/// The configuration of a command that trains no policy by reinforcement: defaults, the algorithm's file if the command
+/// line names one, `--config`, `--set`.
 ///
 /// # Errors
 /// As [`resolve`].
@@ -131,7 +133,10 @@ pub fn resolve_plain(layers: &Layers) -> Result<Config> {
     let set = layers.set.iter().map(|text| Layer::set(text));
     let own = file.chain(set).collect::<Result<Vec<_>>>()?;
     let name = algorithm_name(layers.algo.as_deref(), &own)?;
-    finish(own, &name)
+    let paper = layers.algo.as_ref().and_then(|_| embedded::algorithm(&name));
+    let mut all = paper.map(|(source, text)| Layer::parse(source, text)).into_iter().collect::<Result<Vec<_>>>()?;
+    all.extend(own);
+    finish(all, &name)
 }
 
 /// The configuration of a run, with changes laid over it.

@@ -141,7 +141,7 @@ fn evaluation_takes_frames_and_pixels_from_data_unless_stated() {
 #[test]
 fn values_out_of_range_are_refused() {
     assert_eq!(error(&["rollout.completions=0"]), "rollout.completions must be at least 1, found 0");
-    assert_eq!(error(&["rollout.top_p=1.5"]), "rollout.top_p must be from 0 to 1, found 1.5");
+    assert_eq!(error(&["rollout.top_p=1.5"]), "rollout.top_p must be above 0 and at most 1, found 1.5");
     assert!(error(&["data.frames.sampling=fps", "data.frames.min=9", "data.frames.max=3"]).contains("min 9 and max 3"));
     assert!(error(&["data.prompt=no field"]).contains("{question}"));
     assert!(error(&["algo.clip_low=-1"]).contains("clip_low"));

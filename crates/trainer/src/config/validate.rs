@@ -21,15 +21,15 @@ impl Config {
             ("sft.batch", self.sft.batch),
         ])?;
         within("rollout.temperature", rollout.temperature, 0.0, f64::MAX)?;
-        within("rollout.top_p", rollout.top_p, 0.0, 1.0)?;
+        share("rollout.top_p", rollout.top_p)?;
         within("eval.temperature", eval.temperature, 0.0, f64::MAX)?;
-        within("eval.top_p", eval.top_p, 0.0, 1.0)?;
+        share("eval.top_p", eval.top_p)?;
         within("optim.lr", optim.lr, 0.0, f64::MAX)?;
-        within("optim.eps", optim.eps, 0.0, f64::MAX)?;
+        within("optim.eps", optim.eps, f64::MIN_POSITIVE, f64::MAX)?;
         within("optim.weight_decay", optim.weight_decay, 0.0, f64::MAX)?;
         within("optim.grad_clip", optim.grad_clip, 0.0, f64::MAX)?;
         for beta in optim.betas {
-            within("optim.betas", beta, 0.0, 1.0)?;
+            within("optim.betas", beta, 0.0, 1.0 - f64::EPSILON)?;
         }
         within("data.decode.seconds", self.data.decode.seconds, 0.0, f64::MAX)?;
         frames("data.frames", &self.data.frames)?;
@@ -56,6 +56,14 @@ fn within(key: &str, value: f64, low: f64, high: f64) -> Result<()> {
     }
     let range = if high == f64::MAX { format!("at least {low}") } else { format!("from {low} to {high}") };
     Err(user_error(format!("{key} must be {range}, found {value}")))
+}
+
+/// A share of something of which there must be some.
+fn share(key: &str, value: f64) -> Result<()> {
+    if value > 0.0 && value <= 1.0 {
+        return Ok(());
+    }
+    Err(user_error(format!("{key} must be above 0 and at most 1, found {value}")))
 }
 
 fn frames(key: &str, table: &FramesTable) -> Result<()> {

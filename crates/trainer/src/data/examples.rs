@@ -4,11 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use foveate_policy::{Content, Media, Message, Prompt, TextProcessor};
+use foveate_policy::{Content, Media, Message, ModelConfig, Prompt, TextProcessor};
 
 use super::{Example, MediaPath, MediaReader, Records, Source, Template};
 use crate::config::{Config, FramesTable, PixelsTable};
-use crate::error::UserContext;
+use crate::error::{UserContext, user_error};
 use crate::stats::event_frames;
 
 /// An example ready for the policy.
@@ -60,7 +60,7 @@ impl Examples {
             text,
             template: Template::parse(&data.prompt)?,
             system: data.system.clone(),
-            longest: data.max_prompt_tokens,
+            longest: data.max_prompt_tokens.min(room(view.model, config)?),
         })
     }
 
@@ -97,7 +97,11 @@ impl Examples {
         let event = event(&example, &media);
         let prompt = self.text.prompt(&self.messages(&example), media)?;
         if prompt.ids.len() > self.longest {
-            bail!("the prompt has {} tokens, more than data.max_prompt_tokens = {}", prompt.ids.len(), self.longest);
+            bail!(
+                "the prompt has {} tokens, more than the {} that data.max_prompt_tokens and the model allow",
+                prompt.ids.len(),
+                self.longest
+            );
         }
         Ok(Prepared { example, prompt, event })
     }
@@ -135,6 +139,19 @@ impl Source for Examples {
         let example = self.records.get(record)?;
         let id = example.id.clone();
         self.ready(example).with_context(|| id)
+    }
+}
+
+/// Tokens of a prompt that leave the model room for a completion.
+fn room(model: &Path, config: &Config) -> Result<usize> {
+    let positions = ModelConfig::from_dir(model).user()?.text.max_position_embeddings as usize;
+    let completion = config.rollout.max_new_tokens.max(config.eval.max_new_tokens);
+    match positions.checked_sub(completion) {
+        Some(room @ 1..) => Ok(room),
+        _ => Err(user_error(format!(
+            "rollout.max_new_tokens and eval.max_new_tokens: expected less than the model's {positions} positions, found \
+             {completion}"
+        ))),
     }
 }
 

@@ -79,6 +79,8 @@ pub struct Loader<S: Source> {
     ahead: u64,
     queue: VecDeque<(usize, JoinHandle<Result<S::Item>>)>,
     runtime: Option<Runtime>,
+    /// The first bad example met, with what is wrong with it.
+    first_bad: String,
 }
 
 impl<S: Source> std::fmt::Debug for Loader<S> {
@@ -112,6 +114,7 @@ impl<S: Source> Loader<S> {
             state,
             queue: VecDeque::new(),
             runtime: Some(runtime),
+            first_bad: "not known any more".into(),
         };
         loader.fill();
         Ok(loader)
@@ -183,6 +186,9 @@ impl<S: Source> Loader<S> {
             return Ok(None);
         }
         let bad = BadExample { name: self.source.name(record), error: one_line(error) };
+        if self.state.bad.len() == 1 {
+            self.first_bad = format!("{}: {}", bad.name, bad.error);
+        }
         match self.options.on_bad {
             OnBadExample::Stop => {
                 Err(anyhow!("bad example {}: {} (data.on_bad_example = \"stop\")", bad.name, bad.error))
@@ -200,9 +206,9 @@ impl<S: Source> Loader<S> {
             && passed >= 2 * epochs.records()
         {
             return Err(anyhow!(
-                "none of the {} examples can be used; the first is {}",
+                "none of the {} examples can be used; the first bad one: {}",
                 epochs.records(),
-                self.source.name(0)
+                self.first_bad
             ));
         }
         Ok(())

@@ -13,7 +13,7 @@ use crate::{
     cli::SftArgs,
     config::{Config, SftObjective, resolve_plain},
     data::{Examples, Loader, LoaderOptions, LoaderState, Order, Prepared},
-    error::{UserContext, user_error},
+    error::{UserContext, existing, user_error},
     run::{MetricsFile, Progress, StepMetrics, Stop},
     schedule::learning_rate,
     train::load_options,
@@ -47,6 +47,11 @@ struct Learnt {
 /// A user error for whatever the user can mend.
 pub fn run(args: &SftArgs) -> Result<()> {
     let config = resolve_plain(&args.settings.layers(None))?;
+    existing("--model", &args.model)?;
+    config.data.train.as_deref().map_or(Ok(()), |path| existing("data.train", path))?;
+    if config.sft.objective == SftObjective::Cells && !config.model.train_vision {
+        return Err(user_error("sft.objective = \"cells\" trains the vision tower: set model.train_vision = true"));
+    }
     let stop = Stop::listen()?;
     let policy = load(args, &config)?;
     let text = Arc::new(TextProcessor::load(&args.model).user()?);

@@ -80,11 +80,13 @@ fn bad_toml_is_named_by_file_and_line() {
 #[test]
 fn a_model_that_is_not_there_is_named() {
     let line = refused(&["--set", "model.path=/nonexistent/model"]);
-    assert!(line.contains("/nonexistent/model"), "{line}");
-    assert_eq!(line.matches("No such file").count(), 1, "a cause is told once: {line}");
+    assert_eq!(line, "model.path: /nonexistent/model does not exist");
+    let near = refused(&["--set", &format!("model.path={}", root().join("data/tiny-vml").display())]);
+    assert!(near.ends_with("data/tiny-vlm?"), "the nearest name is given: {near}");
     let folder = model("model.safetensors");
     let line = score(folder.path(), &[]);
     assert!(line.contains("model.safetensors"), "{line}");
+    assert_eq!(line.matches("No such file").count(), 1, "a cause is told once: {line}");
 }
 
 #[test]
