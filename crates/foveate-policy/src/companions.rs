@@ -1,27 +1,46 @@
 //! The small files of a model directory beside its weights: configuration, tokenizer, chat template, preprocessor.
 
 use std::{
-    ffi::OsString,
-    path::{Path, PathBuf},
+    fs::{self, File},
+    io::{ErrorKind, Write},
+    path::Path,
 };
 
-use crate::{PolicyError, weights::INDEX};
+use crate::PolicyError;
+
+/// Names of the files that Hugging Face directories have. Other files beside them, such as notes, are left alone.
+const NAMES: [&str; 13] = [
+    "config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.json",
+    "chat_template.jinja",
+];
 
 /// The files' names and contents, kept in memory: the directory they come from may be a checkpoint that is pruned
 /// before the model is saved.
 #[derive(Debug)]
-pub(crate) struct Companions(Vec<(OsString, Vec<u8>)>);
+pub(crate) struct Companions(Vec<(&'static str, Vec<u8>)>);
 
 impl Companions {
-    /// Reads a model directory's small files.
+    /// Reads those that a model directory has.
     pub(crate) fn read(dir: &Path) -> Result<Self, PolicyError> {
-        let listing = fs_err::read_dir(dir).map_err(PolicyError::file(dir))?;
-        let paths =
-            listing.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>, _>>().map_err(PolicyError::file(dir))?;
         let mut files = Vec::new();
-        for path in paths.iter().filter(|path| is_companion(path)) {
-            let bytes = fs_err::read(path).map_err(PolicyError::file(path))?;
-            files.extend(path.file_name().map(|name| (name.to_owned(), bytes)));
+        for name in NAMES {
+            let path = dir.join(name);
+            match fs::read(&path) {
+                Ok(bytes) => files.push((name, bytes)),
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(PolicyError::file(&path)(error)),
+            }
         }
         Ok(Self(files))
     }
@@ -30,17 +49,13 @@ impl Companions {
     pub(crate) fn write(&self, dir: &Path) -> Result<(), PolicyError> {
         for (name, bytes) in &self.0 {
             let target = dir.join(name);
-            let partial = PathBuf::from(format!("{}.partial", target.display()));
-            let mut file = fs_err::File::create(&partial).map_err(PolicyError::file(&partial))?;
-            std::io::Write::write_all(&mut file, bytes).map_err(PolicyError::file(&partial))?;
-            fs_err::rename(&partial, &target).map_err(PolicyError::file(&target))?;
+            let partial = dir.join(format!("{name}.partial"));
+            let written = File::create(&partial).and_then(|mut file| {
+                file.write_all(bytes)?;
+                fs::rename(&partial, &target)
+            });
+            written.map_err(PolicyError::file(&target))?;
         }
         Ok(())
     }
-}
-
-fn is_companion(path: &Path) -> bool {
-    let extension = path.extension().and_then(|extension| extension.to_str());
-    let text = matches!(extension, Some("json" | "jinja" | "txt"));
-    text && path.is_file() && path.file_name().is_some_and(|name| name != INDEX)
 }

@@ -86,7 +86,7 @@ impl ModelConfig {
     /// [`PolicyError::File`] if it cannot be read, [`PolicyError::Config`] if it is not a Qwen2.5-VL configuration.
     pub fn from_dir(dir: &Path) -> Result<Self, PolicyError> {
         let path = dir.join("config.json");
-        let text = fs_err::read_to_string(&path).map_err(PolicyError::file(&path))?;
+        let text = std::fs::read_to_string(&path).map_err(PolicyError::file(&path))?;
         let json: Value = serde_json::from_str(&text).map_err(|error| PolicyError::config(&path, error.to_string()))?;
         Self::from_json(&json).map_err(|problem| PolicyError::config(&path, problem))
     }
@@ -114,40 +114,74 @@ impl ModelConfig {
         Ok(config)
     }
 
+    /// Refuses what libtorch would, or what overflows, before it gets there.
     fn check(&self) -> Result<(), String> {
+        self.check_sizes()?;
         let (t, v) = (&self.text, &self.vision);
-        let positive = [
-            ("hidden_size", t.hidden_size),
-            ("num_hidden_layers", t.num_hidden_layers),
-            ("num_attention_heads", t.num_attention_heads),
-            ("num_key_value_heads", t.num_key_value_heads),
-            ("vocab_size", t.vocab_size),
-            ("vision_config.hidden_size", v.hidden_size),
-            ("vision_config.num_heads", v.num_heads),
-            ("vision_config.patch_size", v.patch_size),
-            ("vision_config.spatial_merge_size", v.spatial_merge_size),
-            ("vision_config.temporal_patch_size", v.temporal_patch_size),
-        ];
-        if let Some((name, value)) = positive.iter().find(|(_, value)| *value < 1) {
-            return Err(format!("{name}: expected a positive number, found {value}"));
-        }
         let half = t.head_dim() / 2;
+        let mrope = t.mrope_section.iter().all(|width| (0..=half).contains(width));
+        let positive = |x: f64| x > 0.0 && (x as f32).is_finite();
         let rules = [
             (t.hidden_size % t.num_attention_heads == 0, "hidden_size must be a multiple of num_attention_heads"),
+            (t.head_dim() % 2 == 0, "hidden_size / num_attention_heads, the head dimension, must be even"),
             (
                 t.num_attention_heads % t.num_key_value_heads == 0,
                 "num_attention_heads must be a multiple of num_key_value_heads",
             ),
-            (t.mrope_section.iter().sum::<i64>() == half, "mrope_section must sum to half the head dimension"),
+            (
+                mrope && t.mrope_section.iter().sum::<i64>() == half,
+                "mrope_section must be three numbers of at least 0 that sum to half the head dimension",
+            ),
+            (positive(t.rope_theta), "rope_theta must be a positive number"),
+            (positive(t.rms_norm_eps), "rms_norm_eps must be a positive number"),
+            (t.initializer_range >= 0.0, "initializer_range must not be negative"),
             (v.hidden_size % (v.num_heads * 4) == 0, "vision_config: the head dimension must be a multiple of 4"),
             (v.out_hidden_size == t.hidden_size, "vision_config.out_hidden_size must equal hidden_size"),
             (
                 v.window_size >= v.patch_size * v.spatial_merge_size,
                 "vision_config.window_size must hold a merged patch",
             ),
+            (positive(v.tokens_per_second.into()), "vision_config.tokens_per_second must be a positive number"),
         ];
         match rules.iter().find(|(holds, _)| !holds) {
             Some((_, rule)) => Err((*rule).into()),
+            None => Ok(()),
+        }
+    }
+
+    fn check_sizes(&self) -> Result<(), String> {
+        let (t, v) = (&self.text, &self.vision);
+        let large = i64::from(i32::MAX);
+        let small = 4096; // products of four of these are formed
+        let sizes = [
+            ("hidden_size", t.hidden_size, large),
+            ("intermediate_size", t.intermediate_size, large),
+            ("num_hidden_layers", t.num_hidden_layers, large),
+            ("num_attention_heads", t.num_attention_heads, large),
+            ("num_key_value_heads", t.num_key_value_heads, large),
+            ("vocab_size", t.vocab_size, large),
+            ("max_position_embeddings", t.max_position_embeddings, large),
+            ("vision_config.depth", v.depth, large),
+            ("vision_config.hidden_size", v.hidden_size, large),
+            ("vision_config.intermediate_size", v.intermediate_size, large),
+            ("vision_config.num_heads", v.num_heads, large),
+            ("vision_config.window_size", v.window_size, large),
+            ("vision_config.patch_size", v.patch_size, small),
+            ("vision_config.spatial_merge_size", v.spatial_merge_size, small),
+            ("vision_config.temporal_patch_size", v.temporal_patch_size, small),
+            ("vision_config.in_channels", v.in_channels, small),
+        ];
+        if let Some((name, value, most)) = sizes.iter().find(|(_, value, most)| !(1..=*most).contains(value)) {
+            return Err(format!("{name}: expected a number from 1 to {most}, found {value}"));
+        }
+        let ids = [
+            ("image_token_id", self.image_token_id),
+            ("video_token_id", self.video_token_id),
+            ("vision_start_token_id", self.vision_start_token_id),
+            ("vision_end_token_id", self.vision_end_token_id),
+        ];
+        match ids.iter().find(|(_, id)| !(0..t.vocab_size).contains(id)) {
+            Some((name, id)) => Err(format!("{name}: expected an id below vocab_size {}, found {id}", t.vocab_size)),
             None => Ok(()),
         }
     }

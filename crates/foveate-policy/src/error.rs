@@ -8,7 +8,7 @@ use crate::text::TextError;
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyError {
     /// A file of the model directory cannot be read or written.
-    #[error("{}: {source}", path.display())]
+    #[error("cannot access {}", path.display())]
     File {
         /// The file.
         path: PathBuf,
@@ -64,7 +64,7 @@ pub enum PolicyError {
         value: f64,
     },
     /// libtorch refused an operation.
-    #[error("libtorch: {0}")]
+    #[error("libtorch refused an operation")]
     Torch(#[from] tch::TchError),
 }
 

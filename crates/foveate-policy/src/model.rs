@@ -140,7 +140,7 @@ impl Vlm {
     /// [`PolicyError::File`] if something cannot be written, [`PolicyError::Config`] if the directory holds a checkpoint
     /// in shards: its index would hide what is saved here.
     pub fn save(&self, dir: &Path) -> Result<(), PolicyError> {
-        fs_err::create_dir_all(dir).map_err(PolicyError::file(dir))?;
+        std::fs::create_dir_all(dir).map_err(PolicyError::file(dir))?;
         let stale = dir.join(INDEX);
         if stale.exists() {
             return Err(PolicyError::config(&stale, "expected no checkpoint in shards where a model is saved"));

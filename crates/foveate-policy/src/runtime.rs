@@ -53,7 +53,7 @@ fn load(path: &Path) -> Result<Library, libloading::Error> {
 
 /// `libtorch_cuda.so` in the folder that `libtorch_cpu.so` was loaded from, if it is there.
 fn beside_libtorch() -> Option<PathBuf> {
-    let maps = fs_err::read_to_string("/proc/self/maps").ok()?;
+    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
     let loaded = maps.lines().find_map(|line| {
         let path = &line[line.find('/')?..];
         path.ends_with("/libtorch_cpu.so").then(|| PathBuf::from(path))

@@ -3,16 +3,20 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
+    ops::Range,
     path::{Path, PathBuf},
     rc::Rc,
 };
 
 use memmap2::Mmap;
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use safetensors::{Dtype, SafeTensorError, SafeTensors, tensor::TensorView};
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
 use crate::PolicyError;
+
+/// Bytes of the number before a safetensors header, which says how long that is.
+const HEADER_LENGTH: usize = 8;
 
 /// The file that names the shards of a checkpoint.
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
@@ -28,8 +32,16 @@ pub(crate) enum Init {
     Zeros,
 }
 
+/// Where a tensor lies in the mapped files.
+struct Place {
+    file: usize,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Range<usize>,
+}
+
 enum Source {
-    Files(Vec<(PathBuf, Mmap)>, BTreeMap<String, usize>),
+    Files(Vec<(PathBuf, Mmap)>, BTreeMap<String, Place>),
     Random { range: f64 },
 }
 
@@ -76,12 +88,17 @@ impl Weights {
         let mut files = Vec::new();
         let mut places = BTreeMap::new();
         for path in shards(dir)? {
-            let file = fs_err::File::open(&path).map_err(PolicyError::file(&path))?;
+            let file = std::fs::File::open(&path).map_err(PolicyError::file(&path))?;
             // SAFETY: the mapping is read-only and lives within this loader; a file changed by others while it is
             // being read gives wrong numbers, as any reader would.
-            let map = unsafe { Mmap::map(file.file()) }.map_err(PolicyError::file(&path))?;
-            for name in tensors(&path, &map)?.names() {
-                places.insert(released_name(name), files.len());
+            let map = unsafe { Mmap::map(&file) }.map_err(PolicyError::file(&path))?;
+            let (header, metadata) =
+                SafeTensors::read_metadata(&map).map_err(|error| damaged(&path, error.to_string()))?;
+            for (name, info) in metadata.tensors() {
+                let (start, end) = info.data_offsets;
+                let data = HEADER_LENGTH + header;
+                let (file, dtype, shape) = (files.len(), info.dtype, info.shape.clone());
+                places.insert(released_name(&name), Place { file, dtype, shape, bytes: data + start..data + end });
             }
             files.push((path, map));
         }
@@ -111,7 +128,8 @@ impl Weights {
         let name = (self / name).path;
         let tensor = match &shared.source {
             Source::Random { range } => initial(shape, init, *range),
-            Source::Files(files, places) => match places.get(&name).map(|i| read(&files[*i], &name)) {
+            Source::Files(files, places) => match places.get(&name).map(|place| read(&files[place.file], place, &name))
+            {
                 Some(Ok(tensor)) if tensor.size() == shape => tensor,
                 other => {
                     let problem = match other {
@@ -171,7 +189,7 @@ fn shards(dir: &Path) -> Result<Vec<PathBuf>, PolicyError> {
     if !index.exists() {
         return Ok(vec![dir.join("model.safetensors")]);
     }
-    let text = fs_err::read_to_string(&index).map_err(PolicyError::file(&index))?;
+    let text = std::fs::read_to_string(&index).map_err(PolicyError::file(&index))?;
     let json: Value = serde_json::from_str(&text).map_err(|error| PolicyError::config(&index, error.to_string()))?;
     let map = json
         .get("weight_map")
@@ -184,21 +202,14 @@ fn shards(dir: &Path) -> Result<Vec<PathBuf>, PolicyError> {
     }
 }
 
-fn tensors<'a>(path: &Path, map: &'a Mmap) -> Result<SafeTensors<'a>, PolicyError> {
-    SafeTensors::deserialize(map).map_err(|error| damaged(path, error.to_string()))
-}
-
 fn damaged(path: &Path, problem: String) -> PolicyError {
     PolicyError::Safetensors { path: path.to_owned(), problem }
 }
 
-fn read(file: &(PathBuf, Mmap), name: &str) -> Result<Tensor, PolicyError> {
-    let (path, map) = file;
-    let tensors = tensors(path, map)?;
-    let stored = tensors.names().into_iter().find(|stored| released_name(stored) == name);
-    let view = stored
-        .ok_or_else(|| damaged(path, format!("{name} is missing")))
-        .and_then(|stored| tensors.tensor(stored).map_err(|error| damaged(path, error.to_string())))?;
+fn read((path, map): &(PathBuf, Mmap), place: &Place, name: &str) -> Result<Tensor, PolicyError> {
+    let data = map.get(place.bytes.clone()).unwrap_or_default();
+    let view = TensorView::new(place.dtype, place.shape.clone(), data)
+        .map_err(|error| damaged(path, format!("{name}: {error}")))?;
     to_tensor(&view).ok_or_else(|| damaged(path, format!("{name}: cannot use dtype {:?}", view.dtype())))
 }
 
@@ -224,7 +235,7 @@ pub fn to_tensor(view: &TensorView<'_>) -> Option<Tensor> {
 /// # Errors
 /// [`PolicyError::File`] and [`PolicyError::Safetensors`].
 pub fn read_safetensors(path: &Path) -> Result<BTreeMap<String, Tensor>, PolicyError> {
-    let bytes = fs_err::read(path).map_err(PolicyError::file(path))?;
+    let bytes = std::fs::read(path).map_err(PolicyError::file(path))?;
     let tensors = SafeTensors::deserialize(&bytes).map_err(|error| damaged(path, error.to_string()))?;
     tensors
         .tensors()
@@ -265,10 +276,11 @@ impl safetensors::View for Stored {
     }
 }
 
-/// Writes tensors as a safetensors file (to a temporary name, then renamed) that Hugging Face libraries load.
+/// Writes tensors as a safetensors file that Hugging Face libraries load: to a temporary name, then renamed once it is
+/// on the disk. Makes the folder if needed.
 ///
 /// # Errors
-/// [`PolicyError::File`] if it cannot be written, [`PolicyError::Safetensors`] for a number type without a place there.
+/// [`PolicyError::File`] if it cannot be written, [`PolicyError::Setting`] for a number type without a place there.
 pub fn write_safetensors<'a>(
     path: &Path,
     tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
@@ -281,18 +293,37 @@ pub fn write_safetensors<'a>(
             Kind::BFloat16 => Dtype::BF16,
             Kind::Int64 => Dtype::I64,
             Kind::Bool => Dtype::BOOL,
-            other => return Err(damaged(path, format!("{name}: cannot store {other:?}"))),
+            other => {
+                return Err(PolicyError::Setting {
+                    what: "tensor to save",
+                    expected: "f64, f32, bf16, i64 or bool".into(),
+                    found: format!("{name} of {other:?}"),
+                });
+            }
         };
         let shape = tensor.size().iter().map(|d| *d as usize).collect();
         let tensor = tensor.detach();
         views.push((name.to_owned(), Stored { dtype, shape, tensor }));
     }
-    let format = std::collections::HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let temporary = path.with_extension("safetensors.partial");
+    let written = write_views(&temporary, views).and_then(|()| std::fs::rename(&temporary, path));
+    written.map_err(|error| {
+        let _ = std::fs::remove_file(&temporary);
+        PolicyError::file(path)(error)
+    })
+}
+
+fn write_views(path: &Path, views: Vec<(String, Stored)>) -> std::io::Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
     // The library makes files that only their owner may read; a checkpoint is to be shared like any other file.
-    let usual = fs_err::File::create(&temporary).and_then(|file| file.metadata()).map_err(PolicyError::file(path))?;
-    safetensors::serialize_to_file(views, Some(format), &temporary)
-        .map_err(|error| damaged(path, error.to_string()))?;
-    fs_err::set_permissions(&temporary, usual.permissions()).map_err(PolicyError::file(path))?;
-    fs_err::rename(&temporary, path).map_err(PolicyError::file(path))
+    let usual = std::fs::File::create(path)?.metadata()?.permissions();
+    let format = std::collections::HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    safetensors::serialize_to_file(views, Some(format), path).map_err(|error| match error {
+        SafeTensorError::IoError(error) => error,
+        other => std::io::Error::other(other),
+    })?;
+    std::fs::set_permissions(path, usual)?;
+    std::fs::File::open(path)?.sync_all()
 }

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use fs_err as fs;
 use image::RgbImage;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::Serialize;
+use std::fs;
 
 use crate::files::write_atomic;
 use crate::{Frames, PixelBudget, Sampling, VideoError};
@@ -218,7 +218,7 @@ mod tests {
     }
 
     fn touch(video: &Path, seconds: u64) {
-        let file = fs::OpenOptions::new().write(true).open(video).unwrap().into_file();
+        let file = fs::OpenOptions::new().write(true).open(video).unwrap();
         file.set_modified(UNIX_EPOCH + std::time::Duration::from_secs(seconds)).unwrap();
     }
 

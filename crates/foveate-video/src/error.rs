@@ -13,7 +13,7 @@ pub enum VideoError {
         path: PathBuf,
     },
     /// The path cannot be opened or written.
-    #[error("cannot access {}: {source}", path.display())]
+    #[error("cannot access {}", path.display())]
     Io {
         /// The file or directory.
         path: PathBuf,

@@ -2,9 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use fs_err as fs;
+use std::fs;
 
 use crate::VideoError;
+
+/// What temporary names begin with.
+const TEMPORARY: &str = ".tmp-";
 
 /// A name beside `path` that no other process or thread uses, with the same extension.
 pub(crate) fn temporary_name(path: &Path) -> PathBuf {
@@ -12,7 +15,13 @@ pub(crate) fn temporary_name(path: &Path) -> PathBuf {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let unique = COUNTER.fetch_add(1, Ordering::Relaxed);
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".tmp-{}-{unique}-{name}", std::process::id()))
+    path.with_file_name(format!("{TEMPORARY}{}-{unique}-{name}", std::process::id()))
+}
+
+/// The name that a file with this [`temporary_name`] was to get; `None` for other names.
+#[cfg(feature = "decode")]
+pub(crate) fn intended_name(name: &str) -> Option<&str> {
+    name.strip_prefix(TEMPORARY)?.splitn(3, '-').nth(2)
 }
 
 /// Writes `bytes` to a temporary name and renames it to `path`; makes the folder if needed.

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use fs_err as fs;
 use image::RgbImage;
 use rayon::prelude::*;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use std::fs;
 
 use crate::patches::{patchify, second_per_grid};
 #[cfg(feature = "decode")]

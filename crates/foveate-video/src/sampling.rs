@@ -79,8 +79,8 @@ pub struct FpsBounds {
     pub max: usize,
 }
 
-/// qwen-vl-utils' `smart_nframes` (from version 0.0.10 on, which rounds down): an even number of frames near `total / video_fps * fps`, within the bounds and
-/// not above `total`.
+/// qwen-vl-utils' `smart_nframes` (from version 0.0.10 on, which rounds down): an even number of frames near
+/// `total / video_fps * fps`, within the bounds and not above `total`.
 ///
 /// # Errors
 /// [`VideoError::Sampling`] for rates that are not positive, or a video of fewer than two frames.

@@ -1,5 +1,6 @@
 //! The program `trainer`.
 
+use std::panic;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -7,6 +8,14 @@ use trainer::cli::{Cli, dispatch};
 use trainer::error::{exit_code, one_line};
 
 fn main() -> ExitCode {
+    // libtorch's own failures, running out of memory first of all, come as panics with a C++ trace: one line is enough.
+    panic::set_hook(Box::new(|info| {
+        let text = info.payload_as_str().unwrap_or("unknown").replace("\\n", "\n");
+        eprintln!(
+            "error: internal: {}; a run can be gone on with by --resume",
+            text.lines().next().unwrap_or_default()
+        );
+    }));
     match dispatch(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -117,6 +117,8 @@ impl Memory {
         let t = &model.text;
         let layers = t.num_hidden_layers as f64;
         let kept = layers * (14 * t.hidden_size + 4 * t.intermediate_size) as f64;
+        // Each completion's attention reads the prompt's keys and values expanded to all heads.
+        let expanded = layers * (2 * t.hidden_size) as f64;
         let cached = layers * (2 * t.num_key_value_heads * t.head_dim()) as f64;
         Ok(Self(vec![
             ("weights", all * bytes),
@@ -125,13 +127,14 @@ impl Memory {
             ("reference policy", reference * bytes),
             ("keys and values", rollout * cached * bytes),
             ("activations", with(per_pass(config)) * kept * bytes),
+            ("attention", (per_pass(config) * (tokens.video + tokens.completion)) as f64 * expanded * bytes),
         ]))
     }
 
     /// A line for each use, and the most that is in use at a time: rollout and update take turns.
     fn table(&self) -> String {
         let of = |name: &str| self.0.iter().find(|(other, _)| *other == name).map_or(0.0, |(_, bytes)| *bytes);
-        let turns = of("keys and values").min(of("activations"));
+        let turns = of("keys and values").min(of("activations") + of("attention"));
         let total: f64 = self.0.iter().map(|(_, bytes)| bytes).sum::<f64>() - turns;
         let mut text = String::new();
         for (name, bytes) in self.0.iter().chain([&("at most at a time", total)]) {

@@ -170,13 +170,15 @@ impl PatchReader {
         let grid = grid.with_context(|| format!("{name}: input_ids hold more pictures than its grid has rows"))?;
         ensure!(grid.iter().all(|side| *side > 0), "{name}: expected a positive grid, found {grid:?}");
         let (t, h, w) = (grid[0] as usize, grid[1] as usize, grid[2] as usize);
-        let (start, count) = (self.used * self.width, t * h * w * self.width);
+        let patches = t.checked_mul(h).and_then(|area| area.checked_mul(w)).filter(|n| *n <= self.pixels.len());
+        let patches = patches.with_context(|| format!("{name}: the grids need more patches than there are"))?;
+        let (start, count) = (self.used * self.width, patches * self.width);
         let pixels = self.pixels.get(start..start + count);
         let pixels = pixels.with_context(|| format!("{name}: the grids need more patches than there are"))?;
         self.next += 1;
-        self.used += t * h * w;
+        self.used += patches;
         Ok(Arc::new(Patches {
-            pixels: Array2::from_shape_vec((t * h * w, self.width), pixels.to_vec())?,
+            pixels: Array2::from_shape_vec((patches, self.width), pixels.to_vec())?,
             grid: Grid { t, h, w },
             second_per_grid,
             indices: Vec::new(),

@@ -14,11 +14,14 @@ use crate::{
     cli::TrainArgs,
     config::{Config, Demo, Resolved, load_run, resolve},
     data::{Examples, Loader, LoaderOptions, LoaderState, Order, Records},
-    error::{UserContext, existing, user_error},
+    error::{UserContext, existing, one_line, user_error},
     eval::{self, Item, comparison, read_items, write_items},
     measure::{StepFacts, completion_lines, metrics, tokens},
     plan,
-    run::{MetricsFile, Progress, RunFolder, StepMetrics, Stop, init_log, read_json, write_completions, write_json},
+    run::{
+        LOG_FILE, MetricsFile, Progress, RunFolder, StepMetrics, Stop, init_log, read_json, write_atomically,
+        write_completions, write_json,
+    },
     scenes,
     step::Stepper,
     update::Updater,
@@ -84,7 +87,8 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     // Only now: what cannot start leaves no folder behind.
     folder.begin(config)?;
     init_log(Some(&folder.log()))?;
-    run.train()
+    // The terminal gets the error from `main`; the run keeps it too.
+    run.train().inspect_err(|error| tracing::error!(target: LOG_FILE, "{}", one_line(error)))
 }
 
 /// The folder of a run that is to go on, if there is something left to do in it.
@@ -154,6 +158,11 @@ impl<'a> Run<'a> {
         let ahead = LoaderOptions { depth, threads: config.data.threads, on_bad: config.data.on_bad_example };
         let loader = Loader::new(examples, order, ahead, state.loader.clone())?;
         let rubric = Rubric::new(config.reward.clone()).user()?;
+        if config.rollout.top_p < 1.0 || config.rollout.top_k > 0 {
+            tracing::warn!(
+                "rollout.top_p and top_k restrict sampling, but log-probs and ratios are those of the whole distribution"
+            );
+        }
         Ok(Self { config, folder, stop, policy, reference, optimizer, text, rubric, loader, state, warned: false })
     }
 
@@ -193,8 +202,9 @@ impl<'a> Run<'a> {
             tracing::info!("stopped after step {}; go on with: trainer --resume {folder}", self.state.step);
             return Ok(());
         }
-        self.report(before.as_deref(), after.as_deref(), begun);
-        Ok(())
+        let report = self.report(before.as_deref(), after.as_deref(), begun);
+        print!("{report}");
+        write_atomically(&self.folder.report(), report.as_bytes())
     }
 
     /// One step, recorded in the run's folder.
@@ -291,15 +301,22 @@ impl<'a> Run<'a> {
         Ok(Some(answers.items))
     }
 
-    fn report(&self, before: Option<&[Item]>, after: Option<&[Item]>, begun: Instant) {
+    fn report(&self, before: Option<&[Item]>, after: Option<&[Item]>, begun: Instant) -> String {
         let seconds = begun.elapsed().as_secs();
         let name = self.config.algorithm_name();
-        if let (Some(before), Some(after)) = (before, after) {
-            println!("\n{name}: held-out accuracy in percent, with 95% intervals\n\n{}", comparison(before, after));
-        }
-        println!("time      {}:{:02} min", seconds / 60, seconds % 60);
-        println!("run       {}", self.folder.path().display());
-        println!("bad data  {} examples skipped", self.state.loader.bad.len());
+        let table = match (before, after) {
+            (Some(before), Some(after)) => {
+                format!("\n{name}: held-out accuracy in percent, with 95% intervals\n\n{}\n", comparison(before, after))
+            }
+            _ => String::new(),
+        };
+        format!(
+            "{table}time      {}:{:02} min\nrun       {}\nbad data  {} examples skipped\n",
+            seconds / 60,
+            seconds % 60,
+            self.folder.path().display(),
+            self.state.loader.bad.len()
+        )
     }
 }
 

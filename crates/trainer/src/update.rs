@@ -83,7 +83,7 @@ impl Updater<'_> {
         self.optimizer.zero_grad();
         for update in 0..updates {
             for (index, factors) in factors.iter().enumerate() {
-                let pass = GroupPass::new(stepper, &work, index, factors)?;
+                let pass = GroupPass::new(stepper, self.optimizer, &work, index, factors)?;
                 let capture = update == 0 && work.seen[index].frame_attention.is_none();
                 let attention = pass.run(capture, &mut total);
                 let attention = attention.with_context(|| format!("example {}", pass.group.example.example.id))?;
@@ -115,6 +115,7 @@ struct Part {
 /// The passes through one group; tensors `[G, T]`, `[G]` on the policy's device, constant.
 struct GroupPass<'a> {
     stepper: &'a Stepper<'a>,
+    optimizer: &'a AdamW,
     group: &'a Group,
     seen: &'a Seen,
     advantages: Tensor,
@@ -124,7 +125,13 @@ struct GroupPass<'a> {
 }
 
 impl<'a> GroupPass<'a> {
-    fn new(stepper: &'a Stepper<'a>, work: &Work<'a>, index: usize, factors: &Array2<f32>) -> Result<Self> {
+    fn new(
+        stepper: &'a Stepper<'a>,
+        optimizer: &'a AdamW,
+        work: &Work<'a>,
+        index: usize,
+        factors: &Array2<f32>,
+    ) -> Result<Self> {
         let (group, credit) = (&work.groups[index], &work.credit[index]);
         let device = stepper.policy.device();
         let mut sampled = Array2::<f32>::zeros(factors.dim());
@@ -133,6 +140,7 @@ impl<'a> GroupPass<'a> {
         }
         Ok(Self {
             stepper,
+            optimizer,
             group,
             seen: &work.seen[index],
             advantages: Tensor::try_from(&credit.advantages)?.to_device(device),
@@ -177,6 +185,7 @@ impl<'a> GroupPass<'a> {
         let gradients = self.loss(&part, &scores, total)?;
         if gradients.logprobs.count_nonzero(None::<i64>).int64_value(&[]) > 0 || gradients.entropy.is_some() {
             head.backward(&hidden, &ids, &gradients);
+            self.optimizer.accumulate();
         }
         forward.frame_attention.as_ref().map(mean_over_layers).transpose()
     }

@@ -142,10 +142,11 @@ impl Block {
         }
     }
 
-    /// Softmax weights `[B, H, Q, S]` in f32.
+    /// Softmax weights `[B, H, Q, S]`, scores and all in f32 as in the fused kernels.
     fn weights(&self) -> Tensor {
         let scale = (self.q.size()[3] as f64).powf(-0.5);
-        let scores = self.q.matmul(&self.k.transpose(-2, -1)) * scale;
+        let [q, k] = [&self.q, &self.k].map(|x| x.to_kind(Kind::Float));
+        let scores = q.matmul(&k.transpose(-2, -1)) * scale;
         let scores = match &self.mask {
             Mask::Causal => {
                 let hidden = Tensor::full([scores.size()[2]; 2], f64::NEG_INFINITY, (scores.kind(), scores.device()));
@@ -200,12 +201,13 @@ fn aligned_bias(mask: &Tensor, q: &Tensor) -> Tensor {
 
 /// Frame attention `[R, F]` of the probed rows from the log-sum-exp `lse` `[N, H]`: the weight of row r on column c is
 /// exp(q_r . k_c / sqrt(E) - lse_r), so only the video's columns are ever formed, a bounded number of rows at a time.
+/// In f32: a score rounded to bf16 would be off by more than its log-sum-exp is.
 fn frame_mass(q: &Tensor, k: &Tensor, lse: &Tensor, probe: &FrameProbe) -> Tensor {
     let (heads, width) = (q.size()[1], q.size()[2]);
     let kv_heads = k.size()[1];
     let scale = (width as f64).powf(-0.5);
     let columns = probe.columns.size()[0];
-    let keys = k.index_select(0, &probe.columns).permute([1, 2, 0]); // [K, E, C]
+    let keys = k.index_select(0, &probe.columns).to_kind(Kind::Float).permute([1, 2, 0]); // [K, E, C]
     let rows = probe.rows.size()[0];
     let chunk = (PROBE_ELEMENTS / (heads * columns).max(1)).max(1);
     let mut frames = Vec::new();
@@ -215,9 +217,9 @@ fn frame_mass(q: &Tensor, k: &Tensor, lse: &Tensor, probe: &FrameProbe) -> Tenso
         let picked = probe.rows.narrow(0, start, count);
         let spread =
             |x: Tensor, last: i64| x.view([count, kv_heads, -1, last]).transpose(0, 1).reshape([kv_heads, -1, last]);
-        let queries = spread(q.index_select(0, &picked), width); // [K, R * H/K, E]
+        let queries = spread(q.index_select(0, &picked).to_kind(Kind::Float), width); // [K, R * H/K, E]
         let norms = spread(lse.index_select(0, &picked), 1); // [K, R * H/K, 1]
-        let weights = (queries.matmul(&keys).to_kind(Kind::Float) * scale - norms).exp();
+        let weights = (queries.matmul(&keys) * scale - norms).exp();
         let weights = weights.view([kv_heads, count, heads / kv_heads, columns]);
         let mut mass = weights.sum_dim_intlist([0, 2].as_slice(), false, Kind::Float); // [R, C]
         if let Some(hidden) = &probe.hidden {
@@ -270,6 +272,22 @@ mod tests {
             let difference = |a: &Tensor, b: &Tensor| (a - b).abs().max().double_value(&[]);
             assert!(difference(&eager.0, &fused.0) < 1e-5);
             assert!(difference(&eager.1.unwrap(), &fused.1.unwrap()) < 1e-6);
+        }
+    }
+
+    #[test]
+    fn frame_attention_of_bf16_is_that_of_the_same_numbers_in_f32() {
+        tch::manual_seed(9);
+        let layout = Layout { prompt: 6, completions: 0, length: 0 };
+        // Scores of some tens, where bf16 is spaced by 1/8.
+        let [q, k, v] =
+            [randn([6, 4, 8]) * 6.0, randn([6, 2, 8]) * 6.0, randn([6, 2, 8])].map(|x| x.to_kind(Kind::BFloat16));
+        let [wide_q, wide_k, wide_v] = [&q, &k, &v].map(|x| x.to_kind(Kind::Float));
+        let (_, expected) = attend(AttentionMode::Eager, &layout, [&wide_q, &wide_k, &wide_v], Some(&probe(true)));
+        for mode in [AttentionMode::Eager, AttentionMode::Fused] {
+            let (_, found) = attend(mode, &layout, [&q, &k, &v], Some(&probe(true)));
+            let difference = (found.unwrap() - expected.as_ref().unwrap()).abs().max().double_value(&[]);
+            assert!(difference < 1e-4, "{mode:?}: {difference}");
         }
     }
 

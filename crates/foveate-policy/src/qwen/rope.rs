@@ -53,6 +53,10 @@ impl Rope {
     }
 }
 
+/// A medium's last temporal position must not be farther than this from its first: sums of such positions cannot
+/// overflow, and no model reaches as far.
+const FARTHEST: f32 = (1_u32 << 31) as f32;
+
 fn inverse_frequencies(dim: i64, theta: f64, device: Device) -> Tensor {
     let exponents = Tensor::arange_start_step(0, dim, 2, (Kind::Float, device)) / dim as f64;
     Tensor::from(theta as f32).to_device(device).pow(&exponents).reciprocal()
@@ -96,6 +100,14 @@ pub(crate) fn positions(config: &ModelConfig, prompt: &Prompt) -> Result<([Vec<i
             )));
         }
         let seconds = medium.patches().second_per_grid;
+        let last = (t.saturating_sub(1) as f32 * seconds) * config.vision.tokens_per_second;
+        if !(0.0..=FARTHEST).contains(&last) || !(0.0..=FARTHEST).contains(&seconds) {
+            return Err(PolicyError::Prompt(format!(
+                "{} at token {token}: expected seconds per grid that put its {t} grids within {FARTHEST} positions, \
+                 found {seconds}",
+                medium.name()
+            )));
+        }
         let mut largest = next;
         for index in 0..count {
             let along_time = ((index / (h * w)) as f32 * seconds) * config.vision.tokens_per_second;

@@ -35,7 +35,7 @@ pub enum Content {
 #[derive(Debug, thiserror::Error)]
 pub enum TextError {
     /// A file of the model directory cannot be read.
-    #[error("{}: {source}", path.display())]
+    #[error("cannot access {}", path.display())]
     File {
         /// The file.
         path: PathBuf,

@@ -6,7 +6,7 @@ use foveate_policy::{LoadOptions, ModelConfig, PolicyError, Trainable, Vlm, read
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
-use crate::common::{Golden, config, copy_of, random_with, write};
+use crate::common::{Golden, VOCABULARY, config, copy_of, random_with, write};
 
 fn options(kind: Kind) -> LoadOptions {
     LoadOptions { kind, trainable: Trainable::Nothing, ..LoadOptions::default() }
@@ -166,7 +166,24 @@ fn values_that_make_no_model_are_refused_by_name() {
     assert!(refused("/num_key_value_heads", json!(3)).contains("multiple of num_key_value_heads"));
     assert!(refused("/rope_scaling/mrope_section", json!([1, 1, 1])).contains("mrope_section"));
     assert!(refused("/vision_config/out_hidden_size", json!(31)).contains("out_hidden_size"));
-    assert!(refused("/vision_config/window_size", json!(7)).contains("window_size"));
+    for (pointer, values) in [
+        ("/intermediate_size", vec![json!(0), json!(i64::MAX)]),
+        ("/hidden_size", vec![json!(20)]), // heads of 5
+        ("/image_token_id", vec![json!(VOCABULARY), json!(-1)]),
+        ("/vision_end_token_id", vec![json!(VOCABULARY)]),
+        ("/rope_scaling/mrope_section", vec![json!([-1, 2, 3]), json!([i64::MAX, i64::MAX, 6])]),
+        ("/vision_config/depth", vec![json!(0)]),
+        ("/vision_config/intermediate_size", vec![json!(0)]),
+        ("/vision_config/patch_size", vec![json!(i64::MAX)]),
+        ("/vision_config/window_size", vec![json!(7), json!(0), json!(-16)]),
+        ("/vision_config/tokens_per_second", vec![json!(1e300), json!(-2)]),
+        ("/rope_theta", vec![json!(0)]),
+    ] {
+        for value in values {
+            let message = refused(pointer, value);
+            assert!(message.contains(pointer.rsplit('/').next().unwrap()), "{message}");
+        }
+    }
     let folder = tempfile::tempdir().unwrap();
     write(&folder.path().join("config.json"), "{");
     assert!(ModelConfig::from_dir(folder.path()).unwrap_err().to_string().contains("config.json"));
@@ -262,6 +279,47 @@ fn a_model_survives_saving_bit_for_bit_with_all_its_companions() {
         // Over itself, too.
         model.save(folder.path()).unwrap();
         assert_same_tensors(&Vlm::load(folder.path(), &options(kind)).unwrap(), &model);
+    }
+}
+
+#[test]
+fn only_the_files_that_belong_to_a_model_are_saved_with_it() {
+    let folder = copy_of("untied");
+    for name in ["notes.txt", "trainer_state.json"] {
+        write(&folder.path().join(name), "mine");
+    }
+    let saved = tempfile::tempdir().unwrap();
+    let target = saved.path().join("new/folder");
+    load(folder.path()).unwrap().save(&target).unwrap();
+    let names = fs::read_dir(&target).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let names: Vec<_> = names.filter(|name| !name.ends_with("config.json")).collect();
+    assert_eq!(names, ["model.safetensors"]);
+}
+
+#[test]
+fn an_error_chain_names_the_file_and_the_cause_once() {
+    let chain = |error: PolicyError| {
+        let mut text = error.to_string();
+        let mut next = std::error::Error::source(&error);
+        while let Some(cause) = next {
+            text = format!("{text}: {cause}");
+            next = cause.source();
+        }
+        text
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let blocked = folder.path().join("file");
+    write(&blocked, "");
+    // Reading what is not there, and writing below what is no folder.
+    let path = blocked.join("model.safetensors");
+    let tensor = Tensor::zeros([1], (Kind::Float, Device::Cpu));
+    let (read, write) = (load(folder.path()).unwrap_err(), write_safetensors(&path, [("x", &tensor)]).unwrap_err());
+    for (error, path, cause) in [(read, folder.path().join("config.json"), "No such file"), (write, path, "(os error")]
+    {
+        let text = chain(error);
+        assert_eq!(text.matches(path.to_str().unwrap()).count(), 1, "{text}");
+        assert_eq!(text.matches(cause).count(), 1, "{text}");
+        assert!(text.starts_with("cannot access") && !text.contains("partial"), "{text}");
     }
 }
 

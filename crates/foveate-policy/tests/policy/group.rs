@@ -299,6 +299,10 @@ fn prompts_and_completions_that_do_not_fit_say_where() {
     assert!(refused(&|p| p.media.clear()).contains("all 0 media are used up"));
     assert!(refused(&|p| p.media.push(p.media[0].clone())).contains("1 media have no pads"));
     assert!(refused(&|p| p.ids[20] = 15).contains("expected 18 pads for its 3x2x3 merged grid, found 17"));
+    for seconds in [f32::NAN, f32::INFINITY, -1.0, 1e30] {
+        let bad = prompt(&[Part::Text(2), Part::Video { t: 2, h: 1, w: 1, seconds }], 1);
+        assert!(refused(&|p| *p = bad.clone()).contains("video at token 3: expected seconds per grid"));
+    }
     let encoded = model.encode(&good).unwrap();
     for bad in [40, -1] {
         let completions = Completions::new(&[vec![bad]], Device::Cpu);

@@ -6,7 +6,7 @@
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
-use fs_err as fs;
+use std::fs;
 
 use crate::VideoError;
 

@@ -25,10 +25,10 @@ pub(super) fn encode(path: &Path, frames: &[RgbImage]) -> Result<(), VideoError>
     }
     crate::decode::quiet_ffmpeg().map_err(|e| failed(e.to_string()))?;
     let done = write_file(&temporary, frames).map_err(|e| failed(e.to_string())).and_then(|()| {
-        fs_err::rename(&temporary, path).map_err(|e| VideoError::Io { path: path.to_owned(), source: e })
+        std::fs::rename(&temporary, path).map_err(|e| VideoError::Io { path: path.to_owned(), source: e })
     });
     if done.is_err() {
-        let _ = fs_err::remove_file(&temporary);
+        let _ = std::fs::remove_file(&temporary);
     }
     done
 }

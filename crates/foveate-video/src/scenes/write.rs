@@ -100,19 +100,21 @@ pub use videos::write;
 #[cfg(feature = "decode")]
 mod videos {
     use std::collections::BTreeMap;
+    use std::fs::{self, File};
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use fs_err as fs;
     use rayon::prelude::*;
 
     use super::super::encode::encode;
     use super::super::{Cell, Scene, SceneSpec};
     use super::{Path, SceneRecord, Serialize, VideoError, Written, write_atomic, write_lines};
+    use crate::files::intended_name;
 
     /// Changes when the same spec would give other files.
     const VERSION: u32 = 2;
     const MANIFEST: &str = "scenes.json";
     const VIDEOS: &str = "videos";
+    const LOCK: &str = ".scenes.lock";
 
     #[derive(Serialize)]
     struct CellsLine {
@@ -123,7 +125,8 @@ mod videos {
     /// Writes a set: `DIR/videos/SPLIT-NNNNN.mp4`, `DIR/SPLIT.jsonl` and `DIR/SPLIT.cells.jsonl`.
     ///
     /// `DIR/scenes.json` keeps a hash of each split's spec: when it matches and the files are there, nothing is made;
-    /// otherwise the split is made anew. `progress` is told the number of scenes done, from several threads.
+    /// otherwise the split is made anew. `progress` is told the number of scenes done, from several threads. A second
+    /// process that wants to make scenes in `DIR` waits for the first (on `DIR/.scenes.lock`) and then looks again.
     ///
     /// # Errors
     /// [`VideoError::Encode`] if FFmpeg cannot encode H.264, [`VideoError::Io`] if the disk refuses.
@@ -133,15 +136,24 @@ mod videos {
         let scenes: Vec<Scene> = (0..spec.count).into_par_iter().map(|index| spec.scene(index)).collect();
         let hash = hash(spec, dir)?;
         let manifest_path = dir.join(MANIFEST);
-        let mut manifest = read_manifest(&manifest_path);
-        let complete = paths.0.exists() && paths.1.exists() && scenes.iter().all(|s| dir.join(video(s)).exists());
-        if complete && manifest.get(split) == Some(&hash) {
-            return Ok(Written { records: paths.0, cells: paths.1, reused: true });
+        let complete = || {
+            let there = paths.0.exists() && paths.1.exists() && scenes.iter().all(|s| dir.join(video(s)).exists());
+            there && read_manifest(&manifest_path).get(split) == Some(&hash)
+        };
+        let reused = || Written { records: paths.0.clone(), cells: paths.1.clone(), reused: true };
+        // Before the lock, too: a set that is there may lie on a disk that cannot be written.
+        if complete() {
+            return Ok(reused());
         }
+        let _lock = lock(dir)?;
+        if complete() {
+            return Ok(reused());
+        }
+        let mut manifest = read_manifest(&manifest_path);
         if manifest.remove(split).is_some() {
             write_manifest(&manifest_path, &manifest)?;
         }
-        remove_videos(&dir.join(VIDEOS), split)?;
+        clear(dir, split)?;
         let done = AtomicUsize::new(0);
         scenes.par_iter().try_for_each(|scene| {
             encode(&dir.join(video(scene)), &scene.frames())?;
@@ -192,13 +204,28 @@ mod videos {
         write_atomic(path, &text)
     }
 
-    fn remove_videos(dir: &Path, split: &str) -> Result<(), VideoError> {
+    /// Waits for the folder's lock, which is held until the file is dropped.
+    fn lock(dir: &Path) -> Result<File, VideoError> {
+        let path = dir.join(LOCK);
         fs::create_dir_all(dir).map_err(|e| VideoError::io(dir, e))?;
-        let prefix = format!("{split}-");
+        let file = File::create(&path).map_err(|e| VideoError::io(&path, e))?;
+        file.lock().map_err(|e| VideoError::io(&path, e))?;
+        Ok(file)
+    }
+
+    /// Removes a split's videos and what an interrupted process left of it under temporary names.
+    fn clear(dir: &Path, split: &str) -> Result<(), VideoError> {
+        let videos = dir.join(VIDEOS);
+        fs::create_dir_all(&videos).map_err(|e| VideoError::io(&videos, e))?;
+        let of_split = |name: &str| name.strip_prefix(split).is_some_and(|rest| rest.starts_with(['-', '.']));
+        remove(&videos, |name| of_split(intended_name(name).unwrap_or(name)))?;
+        remove(dir, |name| intended_name(name).is_some_and(|name| of_split(name) || name == MANIFEST))
+    }
+
+    fn remove(dir: &Path, unwanted: impl Fn(&str) -> bool) -> Result<(), VideoError> {
         for entry in fs::read_dir(dir).map_err(|e| VideoError::io(dir, e))? {
             let entry = entry.map_err(|e| VideoError::io(dir, e))?;
-            let name = entry.file_name();
-            if name.to_string_lossy().starts_with(&prefix) {
+            if unwanted(&entry.file_name().to_string_lossy()) {
                 fs::remove_file(entry.path()).map_err(|e| VideoError::io(&entry.path(), e))?;
             }
         }

@@ -210,6 +210,37 @@ fn writing_again_reuses_and_another_spec_makes_anew() {
 }
 
 #[test]
+fn what_a_killed_process_left_is_removed_and_a_complete_set_is_not_touched() {
+    let dir = tempfile::tempdir().unwrap();
+    let litter = ["videos/.tmp-1-2-train-00000.mp4", ".tmp-1-3-train.jsonl", ".tmp-1-4-scenes.json"];
+    let others = ["videos/.tmp-1-5-test-00000.mp4", ".tmp-1-6-lookup.jsonl"];
+    std::fs::create_dir(dir.path().join("videos")).unwrap();
+    let leave = |name: &&str| drop(std::fs::File::create(dir.path().join(name)).unwrap());
+    litter.iter().chain(&others).for_each(leave);
+    write(dir.path(), &spec(Split::Train, 2), &|_| {}).unwrap();
+    assert!(litter.iter().all(|name| !dir.path().join(name).exists()));
+    assert!(others.iter().all(|name| dir.path().join(name).exists()), "another split may be interrupted, too");
+
+    litter.iter().for_each(leave);
+    assert!(write(dir.path(), &spec(Split::Train, 2), &|_| panic!("nothing is to be made")).unwrap().reused);
+    assert!(litter.iter().all(|name| dir.path().join(name).exists()));
+}
+
+#[test]
+fn of_two_that_write_the_same_set_one_makes_it_and_the_other_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let (made, spec) = (std::sync::atomic::AtomicUsize::new(0), spec(Split::Sft, 6));
+    let count = |_| {
+        made.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    };
+    let results = std::thread::scope(|scope| {
+        [0; 2].map(|_| scope.spawn(|| write(dir.path(), &spec, &count).unwrap())).map(|thread| thread.join().unwrap())
+    });
+    assert_eq!(made.into_inner(), 6);
+    assert_ne!(results[0].reused, results[1].reused);
+}
+
+#[test]
 fn cells_are_written_beside_the_records() {
     let dir = tempfile::tempdir().unwrap();
     let written = write(dir.path(), &spec(Split::Sft, 2), &|_| {}).unwrap();

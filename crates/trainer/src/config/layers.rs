@@ -119,7 +119,7 @@ pub fn resolve(layers: &Layers) -> Result<Resolved> {
         all.push(Layer { source: "the embedded default".into(), table: demo.layer() });
     }
     all.extend(own);
-    let config = finish(all, &name)?;
+    let config = finish(all, &name)?.absolute()?;
     Ok(Resolved { config, demo })
 }
 

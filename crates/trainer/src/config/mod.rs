@@ -70,6 +70,19 @@ impl Config {
         self.algo.name()
     }
 
+    /// The same configuration with every path absolute, so that a run can go on from any folder.
+    ///
+    /// # Errors
+    /// There is no current folder.
+    fn absolute(mut self) -> anyhow::Result<Self> {
+        let data = &mut self.data;
+        let paths = [&mut self.model.path, &mut data.train, &mut data.test, &mut data.media_root, &mut data.cache];
+        for path in paths.into_iter().flatten() {
+            *path = std::path::absolute(&path)?;
+        }
+        Ok(self)
+    }
+
     /// The configuration as TOML.
     ///
     /// # Errors

@@ -7,6 +7,7 @@
 //!     rollouts/step-N/          recorded groups (`run.save_rollouts`)
 //!     eval/NAME.jsonl           every evaluated item with its answer
 //!     checkpoints/step-N/       complete, or not there
+//!     report.txt                what the run ended with
 //!     run.log
 //! ```
 
@@ -85,6 +86,11 @@ impl RunFolder {
     /// The log.
     pub fn log(&self) -> PathBuf {
         self.path.join("run.log")
+    }
+
+    /// What the run ended with.
+    pub fn report(&self) -> PathBuf {
+        self.path.join("report.txt")
     }
 
     /// The completions of a step.

@@ -8,7 +8,7 @@ use std::sync::{LazyLock, Mutex, Once, PoisonError};
 use anyhow::Result;
 use indicatif::MultiProgress;
 use tracing::Level;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, filter_fn};
 use tracing_subscriber::fmt;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
@@ -39,10 +39,13 @@ fn begin() {
     let file = fmt::layer().with_ansi(false).with_target(false).with_writer(|| RunLog);
     // Whoever uses this as a library may have a subscriber of their own, which then stays.
     let _ = tracing_subscriber::registry()
-        .with(terminal.with_filter(LevelFilter::INFO))
+        .with(terminal.with_filter(filter_fn(|event| *event.level() <= Level::INFO && event.target() != LOG_FILE)))
         .with(file.with_filter(LevelFilter::INFO))
         .try_init();
 }
+
+/// Target of events that only the run's own file is to have.
+pub const LOG_FILE: &str = "run.log";
 
 /// Standard error, with bars taken away while a line is written.
 struct AboveBars;

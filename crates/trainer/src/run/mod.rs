@@ -11,7 +11,7 @@ mod signals;
 pub use completions::{CompletionLine, write_completions};
 pub use files::{read_json, write_atomically, write_json};
 pub use folder::RunFolder;
-pub use log::init as init_log;
+pub use log::{LOG_FILE, init as init_log};
 pub use metrics::{MetricsFile, StepMetrics};
 pub use progress::Progress;
 pub use signals::Stop;

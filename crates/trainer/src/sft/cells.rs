@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use foveate_policy::Vlm;
+use foveate_policy::{AdamW, Vlm};
 use serde::Deserialize;
 use serde_json::Value;
 use tch::{Kind, Reduction, Tensor};
@@ -83,7 +83,7 @@ fn read(path: &Path) -> Result<Vec<Line>> {
 }
 
 impl Objective for Cells {
-    fn learn(&mut self, policy: &Vlm, batch: &[Prepared]) -> Result<Learnt> {
+    fn learn(&mut self, policy: &Vlm, optimizer: &AdamW, batch: &[Prepared]) -> Result<Learnt> {
         let mut features = Vec::new();
         let mut targets: Vec<Vec<i64>> = vec![Vec::new(); self.probes.len()];
         for sample in batch {
@@ -106,6 +106,7 @@ impl Objective for Cells {
             loss += logits.cross_entropy_loss::<&Tensor>(&target, None, Reduction::Mean, -100, 0.0);
         }
         loss.backward();
+        optimizer.accumulate();
         Ok(Learnt { loss: loss.double_value(&[]), accuracy: right })
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use foveate_policy::{Completions, ScoreGradients, TextProcessor, Vlm};
+use foveate_policy::{AdamW, Completions, ScoreGradients, TextProcessor, Vlm};
 use tch::{Kind, Tensor, no_grad};
 
 use super::{Learnt, Objective};
@@ -29,7 +29,7 @@ impl Completion {
 }
 
 impl Objective for Completion {
-    fn learn(&mut self, policy: &Vlm, batch: &[Prepared]) -> Result<Learnt> {
+    fn learn(&mut self, policy: &Vlm, optimizer: &AdamW, batch: &[Prepared]) -> Result<Learnt> {
         let targets = batch.iter().map(|sample| self.target(sample)).collect::<Result<Vec<_>>>()?;
         let tokens = targets.iter().map(Vec::len).sum::<usize>() as f64;
         let head = policy.head(1.0);
@@ -45,6 +45,7 @@ impl Objective for Completion {
             right += likeliest.eq_tensor(&ids).sum(Kind::Double).double_value(&[]);
             let gradient = Tensor::full_like(&scores.logprobs, -1.0 / tokens);
             head.backward(&hidden, &ids, &ScoreGradients { logprobs: gradient, entropy: None });
+            optimizer.accumulate();
         }
         Ok(Learnt { loss: loss / tokens, accuracy: right / tokens })
     }

@@ -24,8 +24,8 @@ const LOG: &str = "sft.jsonl";
 
 /// What a step of supervised training learns from.
 trait Objective {
-    /// Adds the gradients of a batch to the parameters.
-    fn learn(&mut self, policy: &Vlm, batch: &[Prepared]) -> Result<Learnt>;
+    /// Adds the gradients of a batch to the parameters, and to what `optimizer` accumulates.
+    fn learn(&mut self, policy: &Vlm, optimizer: &AdamW, batch: &[Prepared]) -> Result<Learnt>;
 
     /// Parameters of the objective's own, which are thrown away in the end.
     fn parameters(&self) -> Vec<(String, tch::Tensor)> {
@@ -101,7 +101,7 @@ fn train(policy: &Vlm, objective: &mut dyn Objective, examples: Examples, course
     for step in 1..=steps {
         let begun = Instant::now();
         let batch = loader.batch(size)?;
-        let learnt = objective.learn(policy, &batch.examples).with_context(|| format!("step {step}"))?;
+        let learnt = objective.learn(policy, &optimizer, &batch.examples).with_context(|| format!("step {step}"))?;
         let lr = learning_rate(optim, step, steps);
         let norm = optimizer.step(lr, optim.grad_clip)?;
         let mut metrics = StepMetrics::new(step);
