@@ -49,6 +49,10 @@ pub fn run(args: &SftArgs) -> Result<()> {
     let config = resolve_plain(&args.settings.layers(None))?;
     existing("--model", &args.model)?;
     config.data.train.as_deref().map_or(Ok(()), |path| existing("data.train", path))?;
+    if args.output.join("model.safetensors.index.json").exists() {
+        // Hours before it is written to.
+        return Err(user_error(format!("--output: {} holds a checkpoint in shards", args.output.display())));
+    }
     if config.sft.objective == SftObjective::Cells && !config.model.train_vision {
         return Err(user_error("sft.objective = \"cells\" trains the vision tower: set model.train_vision = true"));
     }
