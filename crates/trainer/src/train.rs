@@ -187,7 +187,7 @@ impl<'a> Run<'a> {
             progress.at(step, &summary(&line));
             warn_once(&line, &mut self.warned);
             let due = every(run.save_every, step) || step == steps;
-            if due || self.stop.requested() {
+            if due {
                 self.save()?;
             }
             self.evaluate_if_due()?;
