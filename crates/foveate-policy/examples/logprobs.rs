@@ -8,11 +8,11 @@ use std::{env, error::Error, fs::File, io::Write, path::Path, sync::Arc};
 
 use foveate_algo::Layers;
 use foveate_policy::{
-    Completions, GroupSeed, LoadOptions, Media, ModelConfig, Prompt, SamplingParams, Trainable, Vlm, runtime,
+    Completions, GroupSeed, LoadOptions, Media, ModelConfig, Prompt, SamplingParams, Segment, Trainable, Vlm, runtime,
 };
 use foveate_video::{Grid, Patches};
 use ndarray::Array2;
-use tch::{Kind, Tensor, no_grad};
+use tch::{Kind, Tensor};
 
 /// Every dimension that a model of this family states, small.
 const TINY: &str = r#"{
@@ -47,9 +47,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let seed = GroupSeed { seed: 42, step: 0, group: 0 };
     let rollout = model.rollout(&[&prompt], &params, &[seed], &[2])?.remove(0);
 
-    // Teacher forcing: the same completions in one pass that could also be trained through.
+    // Teacher forcing: the same completions in one pass, packed behind the prompt.
     let completions = Completions::new(&rollout.ids, model.device());
-    let forward = no_grad(|| model.forward(&prompt, &completions, Some(Layers::Last(3))))?;
+    let segment = Segment { prompt: &prompt, completions: &completions };
+    let forward = model.forward(&[segment], Some(Layers::Last(3)))?.remove(0);
     let head = model.head(params.temperature);
     for (index, ids) in (0..).zip(&rollout.ids) {
         let hidden = forward.hidden.get(index).narrow(0, 0, ids.len() as i64);

@@ -7,7 +7,7 @@ use crate::{
     input::Encoded,
     model::Vlm,
     qwen::{
-        attention::Layout,
+        pack::Pack,
         text::{Cache, Wanted},
     },
     sample::{GroupSeed, SamplingParams, sample, uniforms},
@@ -91,11 +91,12 @@ impl Vlm {
 
     /// Keys and values of a prompt and the hidden state that predicts the first token.
     fn prefill(&self, prompt: &Encoded) -> (Vec<[Tensor; 2]>, Tensor) {
-        let layout = Layout { prompt: prompt.tokens() as i64, completions: 0, length: 0 };
+        let rows = prompt.tokens() as i64;
+        let pack = Pack::of_prompt(rows, vec![rows - 1], self.device());
         let wanted = Wanted { keys_values: true, ..Wanted::default() };
         let rope = self.rope(&prompt.positions);
-        let (hidden, taps) = self.text.forward(self.embed_prompt(prompt), &rope, &layout, &wanted);
-        (taps.keys_values, hidden.get(layout.prompt - 1))
+        let (hidden, taps) = self.text.forward(self.embed_prompt(prompt), &rope, &pack, &wanted);
+        (taps.keys_values, hidden.get(0))
     }
 }
 

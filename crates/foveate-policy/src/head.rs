@@ -90,9 +90,9 @@ impl Head {
         TokenScores { logprobs: all.gather(-1, &ids.unsqueeze(-1), false).squeeze_dim(-1), entropy }
     }
 
-    /// Backpropagates a loss whose gradients at the scores are known: into the head's weight and through `hidden`
-    /// `[R, D]` into the model. Logits are recomputed a chunk at a time; `[R, V]` never exists as a whole.
-    pub fn backward(&self, hidden: &Tensor, ids: &Tensor, gradients: &ScoreGradients) {
+    /// Backpropagates a loss whose gradients at the scores are known: adds to the head's weight's gradient and gives
+    /// that at `hidden` `[R, D]`. Logits are recomputed a chunk at a time; `[R, V]` never exists as a whole.
+    pub fn backward(&self, hidden: &Tensor, ids: &Tensor, gradients: &ScoreGradients) -> Tensor {
         let at_hidden = chunks(hidden.size()[0], self.chunk).map(|(start, rows)| {
             let part = |x: &Tensor| x.narrow(0, start, rows);
             let leaf = part(hidden).detach().set_requires_grad(true);
@@ -104,9 +104,7 @@ impl Head {
             loss.backward();
             leaf.grad()
         });
-        let at_hidden = Tensor::cat(&at_hidden.collect::<Vec<_>>(), 0);
-        // tch cannot start a backward pass from a given gradient; this product's gradient is that gradient.
-        (hidden * at_hidden).sum(Kind::Float).backward();
+        Tensor::cat(&at_hidden.collect::<Vec<_>>(), 0)
     }
 }
 
@@ -133,11 +131,11 @@ mod tests {
     }
 
     /// Gradients at hidden states and weight of sum(logprobs a + entropy b), by `backward`.
-    fn gradients(hidden: &Tensor, weight: &Tensor, backward: impl Fn(&Head, &Tensor)) -> [Tensor; 2] {
+    fn gradients(hidden: &Tensor, weight: &Tensor, backward: impl Fn(&Head, &Tensor) -> Tensor) -> [Tensor; 2] {
         let weight = weight.detach().copy().set_requires_grad(true);
         let hidden = hidden.detach().copy().set_requires_grad(true);
-        backward(&Head::new(&weight, 0.7, &[1, 4]), &hidden);
-        [hidden.grad(), weight.grad()]
+        let at_hidden = backward(&Head::new(&weight, 0.7, &[1, 4]), &hidden);
+        [at_hidden, weight.grad()]
     }
 
     #[test]
@@ -157,12 +155,13 @@ mod tests {
                     loss -= ((all.exp() * &all).sum_dim_intlist(-1, false, Kind::Float) * at_entropy).sum(Kind::Float);
                 }
                 loss.backward();
+                hidden.grad()
             });
             for chunk in [1, 2, 3, ROWS, 100] {
                 let chunked = gradients(&hidden, &weight, |head, hidden| {
                     let head = Head { chunk, ..head.over_all_tokens() };
                     let head = Head { never: Some(Tensor::from_slice(&[1_i64, 4])), ..head };
-                    head.backward(hidden, &ids, &at_scores);
+                    head.backward(hidden, &ids, &at_scores)
                 });
                 plain.iter().zip(&chunked).for_each(|(plain, chunked)| assert_close(chunked, plain, 2e-6));
             }
@@ -200,10 +199,11 @@ mod tests {
     #[test]
     fn no_rows_have_no_scores_and_no_gradient() {
         let head = Head::new(&randn([6, 3]).set_requires_grad(true), 1.0, &[]);
-        let (hidden, none) = (randn([0, 3]).set_requires_grad(true), Tensor::zeros([0], (Kind::Int64, Device::Cpu)));
+        let (hidden, none) = (randn([0, 3]), Tensor::zeros([0], (Kind::Int64, Device::Cpu)));
         let scores = head.score(&hidden, &none);
         assert_eq!((scores.logprobs.size(), scores.entropy.size()), (vec![0], vec![0]));
-        head.backward(&hidden, &none, &ScoreGradients { logprobs: scores.logprobs, entropy: None });
+        let at_hidden = head.backward(&hidden, &none, &ScoreGradients { logprobs: scores.logprobs, entropy: None });
+        assert_eq!(at_hidden.size(), [0, 3]);
         assert_eq!(head.weight.grad().abs().sum(Kind::Float).double_value(&[]), 0.0);
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use foveate_video::Patches;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 use crate::config::ModelConfig;
 
@@ -88,10 +88,9 @@ impl Encoded {
 /// The completions of one group, padded to the longest.
 #[derive(Debug)]
 pub struct Completions {
-    /// Token ids, `[G, T]` i64; 0 in the padding.
-    pub ids: Tensor,
-    /// Which positions are tokens, `[G, T]` bool.
-    pub mask: Tensor,
+    ids: Tensor,  // [G, T] i64, 0 in the padding
+    mask: Tensor, // [G, T] bool
+    lengths: Vec<i64>,
 }
 
 impl Completions {
@@ -108,7 +107,32 @@ impl Completions {
         Self {
             ids: Tensor::from_slice(&padded).view(shape).to_device(device),
             mask: Tensor::from_slice(&mask).view(shape).to_device(device),
+            lengths: ids.iter().map(|ids| ids.len() as i64).collect(),
         }
+    }
+
+    /// `count` of the completions, from `start`, as wide as all of them.
+    pub fn part(&self, start: i64, count: i64) -> Self {
+        Self {
+            ids: self.ids.narrow(0, start, count),
+            mask: self.mask.narrow(0, start, count),
+            lengths: self.lengths[start as usize..(start + count) as usize].to_vec(),
+        }
+    }
+
+    /// Token ids, `[G, T]` i64; 0 in the padding.
+    pub fn ids(&self) -> &Tensor {
+        &self.ids
+    }
+
+    /// Which positions are tokens, `[G, T]` bool.
+    pub fn mask(&self) -> &Tensor {
+        &self.mask
+    }
+
+    /// Tokens of each completion.
+    pub fn lengths(&self) -> &[i64] {
+        &self.lengths
     }
 
     /// Number of completions, G.
@@ -121,8 +145,35 @@ impl Completions {
         self.ids.size()[1]
     }
 
-    /// Rows of `[G * T]` that are tokens, `[R]` i64.
-    pub fn token_rows(&self) -> Tensor {
-        self.mask.flatten(0, 1).nonzero().squeeze_dim(-1).to_kind(Kind::Int64)
+    /// All tokens, completion by completion, `[R]`.
+    pub fn tokens(&self) -> Tensor {
+        self.flat(&self.ids)
+    }
+
+    /// Values `[G, T, ..]` of the tokens, completion by completion, `[R, ..]`.
+    pub fn flat(&self, x: &Tensor) -> Tensor {
+        x.flatten(0, 1).index_select(0, &self.places(0))
+    }
+
+    /// Values `[R, ..]` of the tokens as `[G, T, ..]`, 0 in the padding.
+    pub fn padded(&self, x: &Tensor) -> Tensor {
+        let mut shape = x.size();
+        shape.splice(0..1, [self.count() * self.length()]);
+        let flat = Tensor::zeros(shape.as_slice(), (x.kind(), x.device())).index_copy(0, &self.places(0), x);
+        shape.splice(0..1, [self.count(), self.length()]);
+        flat.view(shape.as_slice())
+    }
+
+    /// The tokens that are followed by another and their distance from the completion's start, `[R']` each.
+    pub(crate) fn followed(&self) -> [Tensor; 2] {
+        let places = self.places(1);
+        [self.ids.flatten(0, 1).index_select(0, &places), places.remainder(self.length())]
+    }
+
+    /// Places of all tokens but the `last` ones of each completion among `[G * T]`.
+    fn places(&self, last: i64) -> Tensor {
+        let width = self.length();
+        let rows = (0..).zip(&self.lengths).flat_map(|(row, length)| row * width..row * width + (length - last).max(0));
+        Tensor::from_slice(&rows.collect::<Vec<i64>>()).to_device(self.ids.device())
     }
 }

@@ -3,8 +3,8 @@
 //! attention without any S x S matrix, the surrogate loss, and AdamW.
 //!
 //! One group is one prompt with its G completions. [`Vlm::encode`] makes a prompt ready, [`Vlm::rollout`] draws its
-//! completions, [`Vlm::forward`] is the differentiable pass over prompt and completions, [`Head`] turns its hidden
-//! states into log-probs and back into gradients, [`surrogate_loss`] is the loss.
+//! completions, [`Vlm::forward`] observes them in a teacher-forced pass, [`Vlm::training_pass`] does so for gradients,
+//! [`Head`] turns hidden states into log-probs and back into gradients, [`surrogate_loss`] is the loss.
 //!
 //! This crate knows nothing of configs and data sets, and reads no environment variable but
 //! `FOVEATE_LIBTORCH_CUDA` ([`runtime::init`]).
@@ -19,6 +19,7 @@ mod head;
 mod input;
 mod loss;
 mod model;
+mod pass;
 mod qwen;
 pub mod runtime;
 mod sample;
@@ -34,8 +35,9 @@ pub use generate::Rollout;
 pub use head::{Head, ScoreGradients, TokenScores};
 pub use input::{Completions, Encoded, Media, Prompt};
 pub use loss::{Surrogate, SurrogateInputs, surrogate_loss};
-pub use model::{GroupForward, LoadOptions, Trainable, Vlm};
-pub use qwen::AttentionMode;
+pub use model::{LoadOptions, Trainable, Vlm};
+pub use pass::{GroupForward, Segment, TrainingPass};
+pub use qwen::{AttentionMode, Recompute};
 pub use sample::{GroupSeed, SamplingParams};
 pub use score::RowScores;
 pub use text::{Content, Message, TextProcessor};

@@ -1,8 +1,7 @@
-//! Qwen2.5-VL as a policy: loading, saving, and the teacher-forced pass over a group.
+//! Qwen2.5-VL as a policy: loading, saving, and making prompts ready.
 
 use std::path::Path;
 
-use foveate_algo::Layers;
 use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::{
@@ -10,12 +9,11 @@ use crate::{
     companions::Companions,
     config::ModelConfig,
     head::Head,
-    input::{Completions, Encoded, Media, Prompt},
+    input::{Encoded, Media, Prompt},
     qwen::{
         AttentionMode,
-        attention::{FrameProbe, Layout},
         rope::{self, Rope},
-        text::{TextModel, Wanted},
+        text::TextModel,
         vision::VisionTower,
     },
     weights::{INDEX, Weights, write_safetensors},
@@ -50,16 +48,6 @@ impl Default for LoadOptions {
     fn default() -> Self {
         Self { device: Device::Cpu, kind: Kind::Float, attention: AttentionMode::Fused, trainable: Trainable::Text }
     }
-}
-
-/// What a teacher-forced pass over a group gives.
-#[derive(Debug)]
-pub struct GroupForward {
-    /// Hidden state that predicts token t of completion g, `[G, T, D]`.
-    pub hidden: Tensor,
-    /// Attention mass of that position on each frame, mean over heads, by chosen layer: `[L, G, T, F]` f32, constant
-    /// (no gradient). Padding holds whatever the pass computed there.
-    pub frame_attention: Option<Tensor>,
 }
 
 /// A Qwen2.5-VL model.
@@ -247,71 +235,6 @@ impl Vlm {
 
     pub(crate) fn rope(&self, positions: &Tensor) -> Rope {
         Rope::text(&self.config.text, positions, self.options.kind)
-    }
-
-    /// The teacher-forced pass over a prompt and its completions, the prompt computed once. Frame attention of the
-    /// `capture` layers is measured on the way if asked for (0 frames without a video).
-    ///
-    /// # Errors
-    /// [`PolicyError::Prompt`] if a completion token is outside the vocabulary.
-    pub fn forward(
-        &self,
-        prompt: &Encoded,
-        completions: &Completions,
-        capture: Option<Layers>,
-    ) -> Result<GroupForward, PolicyError> {
-        let (count, length) = (completions.count(), completions.length());
-        let layout = Layout { prompt: prompt.ids.size()[0], completions: count, length };
-        self.check_completions(completions)?;
-        // Row that predicts token t: the prompt's last for t = 0, the completion's own row t - 1 after it.
-        let own = layout.prompt + Tensor::arange(count * length, (Kind::Int64, self.device())).view([count, length]);
-        let last = Tensor::full([count, 1], layout.prompt - 1, (Kind::Int64, self.device()));
-        let rows = Tensor::cat(&[last, own.narrow(1, 0, length - 1)], 1).flatten(0, 1);
-
-        let embedded = [self.embed_prompt(prompt), self.text.embed(&completions.ids.flatten(0, 1))];
-        let after = prompt.next_position + Tensor::arange(length, (Kind::Int64, self.device()));
-        let after = after.unsqueeze(0).expand([3, count, length], true).reshape([3, -1]);
-        let rope = self.rope(&Tensor::cat(&[&prompt.positions, &after], 1));
-        let probe = self.probe(prompt, &rows, capture);
-        let wanted = Wanted {
-            frames: probe.as_ref(),
-            frame_layers: capture.map_or(0, |layers| self.text.count(layers)),
-            keys_values: false,
-        };
-        let (hidden, taps) = self.text.forward(Tensor::cat(&embedded, 0), &rope, &layout, &wanted);
-        let hidden = hidden.index_select(0, &rows).view([count, length, -1]);
-        let frame_attention = capture.map(|_| self.stacked(&taps.frame_attention, [count, length], prompt));
-        Ok(GroupForward { hidden, frame_attention })
-    }
-
-    fn stacked(&self, layers: &[Tensor], [count, length]: [i64; 2], prompt: &Encoded) -> Tensor {
-        if layers.is_empty() {
-            return Tensor::zeros([1, count, length, prompt.frames], (Kind::Float, self.device()));
-        }
-        Tensor::stack(layers, 0).detach().view([-1, count, length, prompt.frames])
-    }
-
-    fn check_completions(&self, completions: &Completions) -> Result<(), PolicyError> {
-        let (ids, vocab) = (&completions.ids, self.config.text.vocab_size);
-        if ids.numel() == 0 || ids.min().int64_value(&[]) < 0 || ids.max().int64_value(&[]) >= vocab {
-            return Err(PolicyError::Prompt(format!("expected completion tokens below the vocabulary of {vocab}")));
-        }
-        Ok(())
-    }
-
-    pub(crate) fn probe(&self, prompt: &Encoded, rows: &Tensor, capture: Option<Layers>) -> Option<FrameProbe> {
-        capture?;
-        if prompt.video_rows.is_empty() {
-            return None;
-        }
-        let device = self.device();
-        let columns = Tensor::from_slice(&prompt.video_rows).to_device(device);
-        let frames =
-            Tensor::from_slice(&prompt.video_frames).to_device(device).one_hot(prompt.frames).to_kind(Kind::Float);
-        let last = prompt.video_rows.last().copied().unwrap_or(0);
-        let behind = rows.min().int64_value(&[]) >= last;
-        let hidden = (!behind).then(|| columns.unsqueeze(0).gt_tensor(&rows.unsqueeze(1)));
-        Some(FrameProbe { rows: rows.shallow_clone(), columns, frames, hidden })
     }
 
     /// The head that turns hidden states into token distributions at this temperature, which must be the sampler's;

@@ -8,7 +8,7 @@ use crate::{
     head::Head,
     input::Prompt,
     model::Vlm,
-    qwen::{attention::Layout, text::Wanted},
+    qwen::{pack::Pack, text::Wanted},
 };
 
 /// Scores of the chosen tokens of one sequence.
@@ -42,24 +42,30 @@ impl Vlm {
         let device = self.device();
         let rows: Vec<i64> = chosen.iter().map(|index| *index as i64 - 1).collect();
         let ids: Vec<i64> = chosen.iter().map(|index| sequence.ids[*index]).collect();
-        let (rows, ids) = (Tensor::from_slice(&rows).to_device(device), Tensor::from_slice(&ids).to_device(device));
-        let layout = Layout { prompt: length as i64, completions: 0, length: 0 };
+        let ids = Tensor::from_slice(&ids).to_device(device);
         let probe = if chosen.is_empty() { None } else { self.probe(&encoded, &rows, Some(layers)) };
-        let wanted = Wanted { frames: probe.as_ref(), frame_layers: self.text.count(layers), keys_values: false };
+        let probed = probe.is_some();
+        let wanted = Wanted {
+            frames: probe.map(Some).into_iter().collect(),
+            frame_layers: self.text.count(layers),
+            keys_values: false,
+        };
         no_grad(|| {
             let rope = self.rope(&encoded.positions);
-            let (hidden, taps) = self.text.forward(self.embed_prompt(&encoded), &rope, &layout, &wanted);
+            let pack = Pack::of_prompt(length as i64, rows, device);
+            let (hidden, taps) = self.text.forward(self.embed_prompt(&encoded), &rope, &pack, &wanted);
             let empty = || Tensor::zeros([0], (Kind::Float, device));
             let (logprobs, entropy) = if chosen.is_empty() {
                 (empty(), empty())
             } else {
-                let scores = Head::new(self.text.head(), 1.0, &[]).score(&hidden.index_select(0, &rows), &ids);
+                let scores = Head::new(self.text.head(), 1.0, &[]).score(&hidden, &ids);
                 (scores.logprobs, scores.entropy)
             };
+            let frames = taps.frame_attention.into_iter().flatten().collect::<Vec<_>>();
             Ok(RowScores {
                 logprobs,
                 entropy,
-                frame_attention: probe.is_some().then(|| Tensor::stack(&taps.frame_attention, 0)),
+                frame_attention: probed.then(|| Tensor::stack(&frames, 0)),
                 positions: encoded.positions.shallow_clone(),
             })
         })

@@ -14,6 +14,7 @@ pub mod eval;
 pub mod evaluate;
 pub mod explain;
 pub mod measure;
+pub mod passes;
 pub mod plan;
 pub mod prepare;
 pub mod record;

@@ -46,7 +46,7 @@ pub fn metrics(stepped: &Stepped, facts: &StepFacts<'_>) -> StepMetrics {
     metrics.push("loss", updated.loss);
     metrics.push("grad_norm", updated.grad_norm);
     metrics.push("learning_rate", updated.learning_rate);
-    metrics.push("entropy", updated.entropy);
+    metrics.push("entropy", entropy(stepped));
     if let Some(kl) = updated.kl {
         metrics.push("kl", kl);
     }
@@ -114,13 +114,21 @@ fn lengths(metrics: &mut StepMetrics, stepped: &Stepped) {
     );
 }
 
+/// Mean entropy of the distributions that the step's tokens were drawn from, in nats.
+fn entropy(stepped: &Stepped) -> f64 {
+    let groups = stepped.seen.iter().zip(&stepped.scores);
+    let tokens = groups.flat_map(|(seen, scores)| {
+        let entropy = seen.entropy.iter().flatten().zip(&scores.group.mask);
+        entropy.filter(|(_, token)| **token).map(|(entropy, _)| *entropy)
+    });
+    mean(tokens)
+}
+
 /// Where the data knows the event: do completions attend to its frames?
 fn event(metrics: &mut StepMetrics, stepped: &Stepped) {
     let (mut auc, mut mass) = (Vec::new(), Vec::new());
     for (index, group) in stepped.groups.iter().enumerate() {
-        let seen = stepped.seen[index].frame_attention.as_ref();
-        let attention = seen.or_else(|| stepped.updated.frame_attention.get(index)?.as_ref());
-        let Some(attention) = attention else { continue };
+        let Some(attention) = &stepped.seen[index].frame_attention else { continue };
         for (completion, ids) in group.rollout.ids.iter().enumerate() {
             let tokens = attention.slice(ndarray::s![completion, ..ids.len(), ..]);
             if let Some(found) = event_attention(tokens, &group.example.event) {

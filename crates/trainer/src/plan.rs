@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use foveate_policy::ModelConfig;
+use foveate_policy::{ModelConfig, Recompute};
 use foveate_video::ImageProcessor;
 
 use crate::config::{Config, FramesTable, PixelsTable, Resolved, SamplingMode};
@@ -50,7 +50,7 @@ fn plan(config: &Config) -> String {
     };
     format!(
         "{} on {}: {} steps of {} prompts x {} completions = {completions} completions of at most {} tokens;\n\
-         {} optimizer step(s) per rollout, {} completions per backward pass; {saves}\n",
+         {} optimizer step(s) per rollout, {} per backward pass; {saves}\n",
         config.algorithm_name(),
         config.model.device,
         run.steps,
@@ -58,17 +58,11 @@ fn plan(config: &Config) -> String {
         rollout.completions,
         rollout.max_new_tokens,
         config.optim.updates_per_rollout,
-        per_pass(config),
+        match config.optim.pass_tokens {
+            0 => "all tokens".to_owned(),
+            tokens => format!("at most {tokens} tokens"),
+        },
     )
-}
-
-/// Completions per backward pass.
-fn per_pass(config: &Config) -> usize {
-    let completions = config.rollout.completions;
-    match config.optim.micro_batch {
-        0 => completions,
-        micro_batch => micro_batch.min(completions),
-    }
 }
 
 /// Tokens of one example, at most.
@@ -112,29 +106,36 @@ impl Memory {
         // Two f32 moments, and f32 master weights behind others.
         let state = if bytes < 4.0 { 12.0 } else { 8.0 };
         let reference = if config.algo.algorithm().user()?.needs().reference { all } else { 0.0 };
-        let with = |completions: usize| (tokens.video + completions * tokens.completion) as f64;
-        let rollout = config.rollout.prompts_per_step as f64 * with(config.rollout.completions);
+        let group = (tokens.video + config.rollout.completions * tokens.completion) as f64;
+        let step = config.rollout.prompts_per_step as f64 * group;
+        let longest = (tokens.video + tokens.completion) as f64;
+        let pass = match config.optim.pass_tokens {
+            0 => step,
+            budget => step.min(longest.max(budget as f64)),
+        };
         let t = &model.text;
         let layers = t.num_hidden_layers as f64;
-        let kept = layers * (14 * t.hidden_size + 4 * t.intermediate_size) as f64;
-        // Each completion's attention reads the prompt's keys and values expanded to all heads.
-        let expanded = layers * (2 * t.hidden_size) as f64;
+        // Values that a decoder layer keeps of a token for its backward pass, and those kept where it computes them again.
+        let layer = (14 * t.hidden_size + 4 * t.intermediate_size) as f64;
+        let kept = match config.optim.recompute {
+            Recompute::Nothing => layers * layer,
+            Recompute::Layers => layers * (2 * t.hidden_size) as f64 + layer,
+        };
         let cached = layers * (2 * t.num_key_value_heads * t.head_dim()) as f64;
         Ok(Self(vec![
             ("weights", all * bytes),
             ("gradients", trained * bytes),
             ("AdamW", trained * state),
             ("reference policy", reference * bytes),
-            ("keys and values", rollout * cached * bytes),
-            ("activations", with(per_pass(config)) * kept * bytes),
-            ("attention", (per_pass(config) * (tokens.video + tokens.completion)) as f64 * expanded * bytes),
+            ("keys and values", step * cached * bytes),
+            ("activations", pass * kept * bytes),
         ]))
     }
 
     /// A line for each use, and the most that is in use at a time: rollout and update take turns.
     fn table(&self) -> String {
         let of = |name: &str| self.0.iter().find(|(other, _)| *other == name).map_or(0.0, |(_, bytes)| *bytes);
-        let turns = of("keys and values").min(of("activations") + of("attention"));
+        let turns = of("keys and values").min(of("activations"));
         let total: f64 = self.0.iter().map(|(_, bytes)| bytes).sum::<f64>() - turns;
         let mut text = String::new();
         for (name, bytes) in self.0.iter().chain([&("at most at a time", total)]) {

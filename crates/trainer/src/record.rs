@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use anyhow::Result;
 use foveate_algo::Layers;
-use foveate_policy::write_safetensors;
+use foveate_policy::{Segment, write_safetensors};
 use ndarray::Array1;
 use tch::{Kind, Tensor, no_grad};
 
@@ -34,21 +34,20 @@ impl Stepper<'_> {
     fn recorded(&self, group: &Group, scores: &Scores, seen: &Seen) -> Result<BTreeMap<&'static str, Tensor>> {
         let completions = &group.completions;
         let layers = self.algorithm.needs().frame_attention.unwrap_or(LAYERS);
-        let forward = self.policy.forward(&group.encoded, completions, Some(layers))?;
+        let segment = Segment { prompt: &group.encoded, completions };
+        let forward = self.policy.forward(&[segment], Some(layers))?.remove(0);
         let head = self.policy.head(self.config.rollout.temperature);
-        let shape = completions.ids.size();
-        let flat = forward.hidden.flatten(0, 1);
-        let found = head.score(&flat, &completions.ids.flatten(0, 1));
-        let logprobs = found.logprobs.view(shape.as_slice());
+        let found = head.score(&completions.flat(&forward.hidden), &completions.tokens());
+        let logprobs = completions.padded(&found.logprobs);
         let truncated: Array1<f32> = group.rollout.truncated.iter().map(|cut| f32::from(u8::from(*cut))).collect();
         let mut tensors = BTreeMap::from([
             ("rewards", Tensor::try_from(&scores.group.rewards)?),
             ("accuracy", Tensor::try_from(&scores.group.accuracy)?),
             ("truncated", Tensor::try_from(&truncated)?),
-            ("completion_mask", completions.mask.to_kind(Kind::Int64)),
-            ("completion_ids", completions.ids.shallow_clone()),
+            ("completion_mask", completions.mask().to_kind(Kind::Int64)),
+            ("completion_ids", completions.ids().shallow_clone()),
             ("old_logprobs", logprobs.copy()),
-            ("entropy", found.entropy.view(shape.as_slice())),
+            ("entropy", completions.padded(&found.entropy)),
             ("logprobs", logprobs),
         ]);
         if let Some(attention) = &forward.frame_attention {

@@ -5,7 +5,7 @@ use std::{path::Path, time::Instant};
 use anyhow::{Context, Result};
 use foveate_algo::{Algorithm, Credit, GroupShape, Layers, Needs, Observations, ScoredGroup};
 use foveate_policy::{
-    Completions, Encoded, GroupDistributions, GroupSeed, Head, Rollout, SamplingParams, TextProcessor, Vlm,
+    Completions, Encoded, GroupDistributions, GroupSeed, Head, Rollout, SamplingParams, Segment, TextProcessor, Vlm,
 };
 use foveate_reward::{Answer, Reward, Rubric};
 use ndarray::{Array1, Array2, Array3, ArrayD, Ix2, Ix3};
@@ -61,8 +61,6 @@ pub struct Scores {
 /// What was observed of a group beyond its scores.
 #[derive(Debug, Default)]
 pub struct Seen {
-    /// Log-probs `[G, T]` of the policy that sampled, where a pass of their own measured them.
-    pub old_logprobs: Option<Tensor>,
     /// Log-probs `[G, T]` of the reference policy.
     pub ref_logprobs: Option<Tensor>,
     /// Frame attention `[G, T, F]`, mean over the chosen layers.
@@ -148,7 +146,7 @@ impl Stepper<'_> {
     }
 
     /// The head over the distribution that is sampled from.
-    fn head(&self, policy: &Vlm) -> Head {
+    pub(crate) fn head(&self, policy: &Vlm) -> Head {
         policy.head(self.config.rollout.temperature)
     }
 
@@ -156,17 +154,11 @@ impl Stepper<'_> {
         groups.iter().map(|group| score_rollout(self.text, self.rubric, group)).collect()
     }
 
-    /// The teacher-forced passes without gradients that the algorithm and the objective ask for; often none.
+    /// The teacher-forced passes without gradients that the objective asks for; often none.
     fn observe(&self, groups: &[Group]) -> Result<Vec<Seen>> {
         let needs = self.algorithm.needs();
-        let several_updates = self.config.optim.updates_per_rollout > 1;
-        let observes = several_updates || needs.distributions || needs.entropy || needs.frame_attention.is_some();
         let observe = |group: &Group| {
-            let mut seen = if observes { self.observe_policy(group, &needs)? } else { Seen::default() };
-            if !several_updates {
-                // The update's own pass gives the same numbers.
-                seen.old_logprobs = None;
-            }
+            let mut seen = self.observe_policy(group, &needs)?;
             if let Some(reference) = self.reference {
                 seen.ref_logprobs = Some(self.logprobs(reference, group)?);
             }
@@ -179,25 +171,25 @@ impl Stepper<'_> {
         let head = self.head(self.policy);
         let completions = &group.completions;
         let capture = needs.frame_attention.or_else(|| event_layers(group));
-        let forward = self.policy.forward(&group.encoded, completions, capture)?;
-        let scores = head.score(&forward.hidden.flatten(0, 1), &completions.ids.flatten(0, 1));
-        let shape = completions.ids.size();
+        let segment = Segment { prompt: &group.encoded, completions };
+        let forward = self.policy.forward(&[segment], capture)?.remove(0);
+        let scores = head.score(&completions.flat(&forward.hidden), &completions.tokens());
         Ok(Seen {
-            old_logprobs: Some(scores.logprobs.view(shape.as_slice())),
             ref_logprobs: None,
             frame_attention: forward.frame_attention.as_ref().map(mean_over_layers).transpose()?,
-            entropy: Some(array2(&scores.entropy.view(shape.as_slice()))?),
+            entropy: Some(array2(&completions.padded(&scores.entropy))?),
             distributions: needs
                 .distributions
-                .then(|| GroupDistributions::new(&forward.hidden, &completions.mask, &head)),
+                .then(|| GroupDistributions::new(&forward.hidden, completions.mask(), &head)),
         })
     }
 
     fn logprobs(&self, policy: &Vlm, group: &Group) -> Result<Tensor> {
-        let ids = &group.completions.ids;
-        let forward = policy.forward(&group.encoded, &group.completions, None)?;
-        let scores = self.head(policy).score(&forward.hidden.flatten(0, 1), &ids.flatten(0, 1));
-        Ok(scores.logprobs.view(ids.size().as_slice()))
+        let completions = &group.completions;
+        let segment = Segment { prompt: &group.encoded, completions };
+        let forward = policy.forward(&[segment], None)?.remove(0);
+        let scores = self.head(policy).score(&completions.flat(&forward.hidden), &completions.tokens());
+        Ok(completions.padded(&scores.logprobs))
     }
 
     fn credit(&self, scores: &[Scores], seen: &[Seen]) -> Result<Vec<Credit>> {

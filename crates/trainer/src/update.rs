@@ -5,12 +5,13 @@ use foveate_algo::Credit;
 use foveate_policy::{
     AdamW, Completions, PolicyError, ScoreGradients, Surrogate, SurrogateInputs, TokenScores, surrogate_loss,
 };
-use ndarray::{Array2, Array3, Axis, concatenate};
+use ndarray::Array2;
 use tch::{Kind, Tensor};
 
 use crate::{
+    passes::{Part, Sizes, cut, passes, segments},
     schedule::learning_rate,
-    step::{Group, Scores, Seen, Stepper, event_layers, mean_over_layers},
+    step::{Group, Scores, Seen, Stepper},
 };
 
 /// What the optimizer did in a step.
@@ -22,16 +23,12 @@ pub struct Updated {
     pub grad_norm: f64,
     /// Learning rate.
     pub learning_rate: f64,
-    /// Mean entropy of the tokens' distributions, in nats.
-    pub entropy: f64,
     /// Mean k3 estimate per token; `None` without a reference.
     pub kl: Option<f64>,
     /// Share of tokens below and above the clip range.
     pub clipped: [f64; 2],
     /// Mean of |teacher-forced - sampler's| log-prob over tokens, at the first update.
     pub sampling_gap: f64,
-    /// Frame attention `[G, T, F]` of groups whose event is known and which nothing had observed before.
-    pub frame_attention: Vec<Option<Array3<f32>>>,
 }
 
 /// The optimizer and its course.
@@ -60,7 +57,6 @@ pub struct Work<'a> {
 #[derive(Debug, Default)]
 struct Sums {
     loss: f64,
-    entropy: f64,
     kl: f64,
     clipped: [f64; 2],
     gap: f64,
@@ -68,159 +64,157 @@ struct Sums {
 }
 
 impl Updater<'_> {
-    /// Takes `updates_per_rollout` optimizer steps. Groups, and `micro_batch` completions of a group at a time, add up
-    /// their gradients; the reduction is fixed for the whole step before, so that the split changes nothing.
+    /// Takes `updates_per_rollout` optimizer steps. The groups pass through the policy packed, `optim.pass_tokens` tokens
+    /// at a time, and their gradients add up; the reduction is fixed for the whole step before, so that the split
+    /// changes nothing. Groups whose gradient is known to be 0 are left out.
     ///
     /// # Errors
     /// If a loss or gradient is not finite; that optimizer step is not taken.
     pub fn update(&mut self, stepper: &Stepper<'_>, step: u64, work: Work<'_>) -> Result<Updated> {
         let optim = &stepper.config.optim;
         let updates = optim.updates_per_rollout.max(1);
-        let factors = stepper.factors(work.scores, work.credit);
         let learning_rate = learning_rate(optim, step, self.steps);
         let mut updated = Updated { learning_rate, ..Updated::default() };
         let mut total = Sums::default();
+        let groups = UpdateGroup::all(stepper, &work)?;
+        let sizes: Vec<_> = work.groups.iter().map(|group| Sizes::of(&group.encoded, &group.completions)).collect();
+        let active = sizes.iter().enumerate().filter(|(index, _)| groups[*index].matters(stepper));
+        let passes = passes(active, optim.pass_tokens);
         self.optimizer.zero_grad();
         for update in 0..updates {
-            for (index, factors) in factors.iter().enumerate() {
-                let pass = GroupPass::new(stepper, self.optimizer, &work, index, factors)?;
-                let capture = update == 0 && work.seen[index].frame_attention.is_none();
-                let attention = pass.run(capture, &mut total);
-                let attention = attention.with_context(|| format!("example {}", pass.group.example.example.id))?;
-                if update == 0 {
-                    updated.frame_attention.push(attention);
-                }
+            for parts in &passes {
+                Pass { stepper, work: &work, groups: &groups, parts, first: update == 0 }.run(&mut total)?;
+                self.optimizer.accumulate();
             }
             updated.grad_norm += self.optimizer.step(learning_rate, optim.grad_clip)? / updates as f64;
         }
         let tokens = total.tokens.max(1.0);
         updated.loss = total.loss / updates as f64;
-        updated.entropy = total.entropy / tokens;
         updated.kl = stepper.reference.map(|_| total.kl / tokens);
         updated.clipped = total.clipped.map(|count| count / tokens);
-        updated.sampling_gap = total.gap / tokens;
+        updated.sampling_gap = total.gap / (tokens / updates as f64);
         Ok(updated)
     }
 }
 
-/// Some completions of a group.
-struct Part {
-    /// The first one's place in the group.
-    start: i64,
-    completions: Completions,
-    /// Indices of their tokens among all places, row by row.
-    tokens: Tensor,
-}
-
-/// The passes through one group; tensors `[G, T]`, `[G]` on the policy's device, constant.
-struct GroupPass<'a> {
-    stepper: &'a Stepper<'a>,
-    optimizer: &'a AdamW,
-    group: &'a Group,
-    seen: &'a Seen,
+/// What a group's loss is made of; `[G, T]`, `[G]` on the policy's device, constant.
+struct UpdateGroup {
     advantages: Tensor,
     weights: Tensor,
     factors: Tensor,
     sampled: Tensor,
+    reference: Option<Tensor>,
+    /// Teacher-forced log-probs of the policy that sampled: filled in by the first update's passes, while it is that
+    /// policy.
+    old: Tensor,
+    idle: bool,
 }
 
-impl<'a> GroupPass<'a> {
-    fn new(
-        stepper: &'a Stepper<'a>,
-        optimizer: &'a AdamW,
-        work: &Work<'a>,
-        index: usize,
-        factors: &Array2<f32>,
-    ) -> Result<Self> {
+impl UpdateGroup {
+    fn all(stepper: &Stepper<'_>, work: &Work<'_>) -> Result<Vec<Self>> {
+        let factors = stepper.factors(work.scores, work.credit);
+        factors.iter().enumerate().map(|(index, factors)| Self::new(stepper, work, index, factors)).collect()
+    }
+
+    fn new(stepper: &Stepper<'_>, work: &Work<'_>, index: usize, factors: &Array2<f32>) -> Result<Self> {
         let (group, credit) = (&work.groups[index], &work.credit[index]);
         let device = stepper.policy.device();
         let mut sampled = Array2::<f32>::zeros(factors.dim());
         for (mut row, logprobs) in sampled.rows_mut().into_iter().zip(&group.rollout.logprobs) {
             row.iter_mut().zip(logprobs).for_each(|(place, logprob)| *place = *logprob);
         }
+        let sampled = Tensor::try_from(&sampled)?.to_device(device);
         Ok(Self {
-            stepper,
-            optimizer,
-            group,
-            seen: &work.seen[index],
             advantages: Tensor::try_from(&credit.advantages)?.to_device(device),
             weights: Tensor::try_from(&credit.weights)?.to_device(device),
             factors: Tensor::try_from(factors)?.to_device(device),
-            sampled: Tensor::try_from(&sampled)?.to_device(device),
+            old: sampled.zeros_like(),
+            sampled,
+            reference: work.seen[index].ref_logprobs.as_ref().map(Tensor::shallow_clone),
+            idle: credit.advantages.iter().all(|advantage| *advantage == 0.0) || factors.iter().all(|f| *f == 0.0),
         })
     }
 
-    /// Adds the group's gradients to the parameters; gives its frame attention if `capture` and an event ask for it.
-    fn run(&self, capture: bool, total: &mut Sums) -> Result<Option<Array3<f32>>> {
-        let count = self.group.completions.count();
-        let size = match self.stepper.config.optim.micro_batch {
-            0 => count,
-            size => count.min(size as i64),
-        };
-        let mut attention = Vec::new();
-        for start in (0..count).step_by(size as usize) {
-            attention.extend(self.rows(start, size.min(count - start), capture, total)?);
-        }
-        if attention.is_empty() {
-            return Ok(None);
-        }
-        let views: Vec<_> = attention.iter().map(|part| part.view()).collect();
-        Ok(Some(concatenate(Axis(0), &views)?))
+    /// Whether the group can have a gradient: without advantages only the KL and entropy terms have one.
+    fn matters(&self, stepper: &Stepper<'_>) -> bool {
+        !self.idle || self.reference.is_some() || stepper.algorithm.objective().entropy_coef != 0.0
     }
+}
 
-    /// The pass through `count` completions from `start`.
-    fn rows(&self, start: i64, count: i64, capture: bool, total: &mut Sums) -> Result<Option<Array3<f32>>> {
-        let rows = |x: &Tensor| x.narrow(0, start, count);
-        let completions =
-            Completions { ids: rows(&self.group.completions.ids), mask: rows(&self.group.completions.mask) };
-        let part = Part { start, tokens: completions.token_rows(), completions };
-        let capture = if capture { event_layers(self.group) } else { None };
-        let forward = self.stepper.policy.forward(&self.group.encoded, &part.completions, capture)?;
-        let head = self.stepper.policy.head(self.stepper.config.rollout.temperature);
-        let hidden = forward.hidden.flatten(0, 1).index_select(0, &part.tokens);
-        let ids = part.completions.ids.flatten(0, 1).index_select(0, &part.tokens);
+/// One pass through the policy.
+struct Pass<'a> {
+    stepper: &'a Stepper<'a>,
+    work: &'a Work<'a>,
+    groups: &'a [UpdateGroup],
+    parts: &'a [Part],
+    /// Whether the policy still is the one that sampled.
+    first: bool,
+}
+
+impl Pass<'_> {
+    /// Adds the parts' gradients to the parameters.
+    fn run(&self, total: &mut Sums) -> Result<()> {
+        let group = |index: usize| (&self.work.groups[index].encoded, &self.work.groups[index].completions);
+        let cut = cut(self.parts, group);
+        let pass = self.stepper.policy.training_pass(&segments(&cut), self.stepper.config.optim.recompute)?;
+        let head = self.stepper.head(self.stepper.policy);
+        let hidden = pass.hidden();
+        let ids = Tensor::cat(&cut.iter().map(|(_, completions)| completions.tokens()).collect::<Vec<_>>(), 0);
         let scores = head.score(&hidden, &ids);
-        total.entropy += scores.entropy.sum(Kind::Double).double_value(&[]);
 
-        let gradients = self.loss(&part, &scores, total)?;
-        if gradients.logprobs.count_nonzero(None::<i64>).int64_value(&[]) > 0 || gradients.entropy.is_some() {
-            head.backward(&hidden, &ids, &gradients);
-            self.optimizer.accumulate();
+        let counts: Vec<i64> = cut.iter().map(|(_, completions)| completions.lengths().iter().sum()).collect();
+        let split = |x: &Tensor| x.split_with_sizes(&counts, 0).into_iter();
+        let (mut at_logprobs, mut at_entropy) = (Vec::new(), Vec::new());
+        let scored = split(&scores.logprobs).zip(split(&scores.entropy));
+        for ((part, (_, completions)), (logprobs, entropy)) in self.parts.iter().zip(&cut).zip(scored) {
+            let gradients = self.loss(part, completions, &TokenScores { logprobs, entropy }, total);
+            let id = &self.work.groups[part.group].example.example.id;
+            let gradients = gradients.with_context(|| format!("example {id}"))?;
+            at_logprobs.push(gradients.logprobs);
+            at_entropy.extend(gradients.entropy);
         }
-        forward.frame_attention.as_ref().map(mean_over_layers).transpose()
+        let entropy = (!at_entropy.is_empty()).then(|| Tensor::cat(&at_entropy, 0));
+        let gradients = ScoreGradients { logprobs: Tensor::cat(&at_logprobs, 0), entropy };
+        pass.backward(&head.backward(&hidden, &ids, &gradients));
+        Ok(())
     }
 
     /// The loss of some completions and its gradient at the scores of their tokens.
-    fn loss(&self, part: &Part, scores: &TokenScores, total: &mut Sums) -> Result<ScoreGradients> {
-        let Part { start, completions, tokens } = part;
+    fn loss(
+        &self,
+        part: &Part,
+        completions: &Completions,
+        scores: &TokenScores,
+        total: &mut Sums,
+    ) -> Result<ScoreGradients> {
+        let group = &self.groups[part.group];
         let objective = self.stepper.algorithm.objective();
-        let shape = completions.ids.size();
-        let rows = |x: &Tensor| x.narrow(0, *start, shape[0]);
-        let padded = |x: &Tensor| {
-            let flat = Tensor::zeros([shape[0] * shape[1]], (Kind::Float, x.device())).index_copy(0, tokens, x);
-            flat.view([shape[0], shape[1]])
-        };
-        let logprobs = padded(&scores.logprobs).set_requires_grad(true);
-        // With one update per rollout the old log-probs are this pass's own: the ratio is exactly 1.
-        let old = self.seen.old_logprobs.as_ref().map_or_else(|| logprobs.detach(), rows);
-        let entropy = (objective.entropy_coef != 0.0).then(|| padded(&scores.entropy).set_requires_grad(true));
-        let reference = self.seen.ref_logprobs.as_ref().map(rows);
+        let rows = |x: &Tensor| x.narrow(0, part.start, part.count);
+        let logprobs = completions.padded(&scores.logprobs).set_requires_grad(true);
+        let mut old = rows(&group.old);
+        if self.first {
+            // So the ratio is exactly 1.
+            old.copy_(&logprobs.detach());
+            let gap = (rows(&group.sampled) - &old).abs() * completions.mask().to_kind(Kind::Float);
+            total.gap += gap.sum(Kind::Double).double_value(&[]);
+        }
+        let entropy =
+            (objective.entropy_coef != 0.0).then(|| completions.padded(&scores.entropy).set_requires_grad(true));
+        let reference = group.reference.as_ref().map(rows);
         let surrogate = surrogate_loss(&SurrogateInputs {
             objective: &objective,
             logprobs: &logprobs,
             old_logprobs: &old,
             ref_logprobs: reference.as_ref(),
             entropy: entropy.as_ref(),
-            advantages: &rows(&self.advantages),
-            weights: &rows(&self.weights),
-            factors: &rows(&self.factors),
-            mask: &completions.mask,
+            advantages: &rows(&group.advantages),
+            weights: &rows(&group.weights),
+            factors: &rows(&group.factors),
+            mask: completions.mask(),
         });
-        let gap = (rows(&self.sampled) - &old).abs() * completions.mask.to_kind(Kind::Float);
-        total.gap += gap.sum(Kind::Double).double_value(&[]);
         total.add(&surrogate)?;
         surrogate.loss.backward();
-        let gradient = |leaf: &Tensor| leaf.grad().flatten(0, 1).index_select(0, tokens);
+        let gradient = |leaf: &Tensor| completions.flat(&leaf.grad());
         Ok(ScoreGradients { logprobs: gradient(&logprobs), entropy: entropy.as_ref().map(gradient) })
     }
 }

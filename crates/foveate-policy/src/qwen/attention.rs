@@ -1,10 +1,16 @@
-//! Scaled dot-product attention over a packed group, with the frame attention it can report.
+//! Scaled dot-product attention over a packed pass. Prompt rows see their prompt causally; the rows of a completion see
+//! the whole prompt, whose keys and values are shared and copied for nobody, and themselves causally.
 //!
-//! A group is packed as P prompt rows followed by G x T completion rows. Prompt rows see the prompt causally; the rows
-//! of completion g see the whole prompt and themselves causally. No mask is larger than `[T, P + T]`.
+//! The two parts that a completion's row sees are computed apart and joined by their log-sum-exp, as blocks are inside
+//! the fused kernels. Results are constants: [`super::backward`] gives their gradients.
 
 use serde::{Deserialize, Serialize};
-use tch::{Device, Kind, Tensor, no_grad};
+use tch::{Kind, Tensor};
+
+use super::{
+    frames::{FrameProbe, frame_mass},
+    pack::{GroupRows, OwnRows, Pack},
+};
 
 /// How attention is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -17,287 +23,160 @@ pub enum AttentionMode {
     Eager,
 }
 
-/// Rows of a packed group: P prompt tokens, then G completions of T tokens each.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Layout {
-    pub(crate) prompt: i64,
-    pub(crate) completions: i64,
-    pub(crate) length: i64,
-}
-
-/// Which rows' attention to which frames is wanted.
+/// What attention gives for a packed pass; constants.
 #[derive(Debug)]
-pub(crate) struct FrameProbe {
-    /// Packed rows, `[R]`.
-    pub(crate) rows: Tensor,
-    /// Packed rows of the video tokens, `[C]`.
-    pub(crate) columns: Tensor,
-    /// 1 where video token c belongs to frame f, `[C, F]` f32.
-    pub(crate) frames: Tensor,
-    /// Whether video token c comes after row r, `[R, C]` bool; `None` if every row stands behind the video.
-    pub(crate) hidden: Option<Tensor>,
+pub(crate) struct Attended {
+    pub(crate) out: Tensor, // [N, H, E]
+    pub(crate) lse: Tensor, // [N, H] f32, log-sum-exp of each row's scaled scores
+    /// Frame attention of every group that was probed, `[R, F]` each, mean over heads.
+    pub(crate) frames: Vec<Tensor>,
 }
 
-/// Rows x heads x video tokens held at a time while frame attention is summed up.
-const PROBE_ELEMENTS: i64 = 1 << 24;
-
-/// Attention of one layer over a packed group. `q`: `[N, H, E]`, `k`, `v`: `[N, K, E]`; out `[N, H * E]` and, with a
-/// probe, the frame attention `[R, F]`, mean over heads.
-pub(crate) fn attend(
-    mode: AttentionMode,
-    layout: &Layout,
-    [q, k, v]: [&Tensor; 3],
-    probe: Option<&FrameProbe>,
-) -> (Tensor, Option<Tensor>) {
-    let (heads, width) = (q.size()[1], q.size()[2]);
-    let repeat = heads / k.size()[1];
-    let mut parts = Vec::new();
-    let mut taps = Vec::new();
-    if layout.prompt > 0 {
-        let [q, k, v] = [(q, 1), (k, repeat), (v, repeat)]
-            .map(|(x, repeat)| batched(&x.narrow(0, 0, layout.prompt).unsqueeze(0), repeat));
-        parts.push(Block { q, k, v, mask: Mask::Causal });
-    }
-    if layout.completions > 0 {
-        let own = |x: &Tensor| {
-            let rows = x.narrow(0, layout.prompt, layout.completions * layout.length);
-            rows.view([layout.completions, layout.length, x.size()[1], width])
-        };
-        let behind = |x: &Tensor| {
-            let prompt = x.narrow(0, 0, layout.prompt).unsqueeze(0);
-            Tensor::cat(&[prompt.expand([layout.completions, -1, -1, -1], false), own(x)], 1)
-        };
-        let mask = Mask::Additive(prefix_mask(layout, q.kind(), q.device()));
-        parts.push(Block {
-            q: batched(&own(q), 1),
-            k: batched(&behind(k), repeat),
-            v: batched(&behind(v), repeat),
-            mask,
-        });
-    }
-    let mut outputs = Vec::new();
-    for part in &parts {
-        let (out, tap) = part.run(mode, probe);
-        outputs.push(out.transpose(1, 2).reshape([-1, heads * width]));
-        taps.extend(tap);
-    }
-    // Frame attention is a measurement: no graph is kept for it.
-    let frames = probe.map(|probe| {
-        no_grad(|| {
-            let taps = Tensor::cat(&taps, 0);
-            match mode {
-                AttentionMode::Eager => taps.index_select(0, &probe.rows),
-                AttentionMode::Fused => frame_mass(q, k, &taps, probe),
+/// Attention of one layer. `q`: `[N, H, E]`, `k`, `v`: `[N, K, E]`; a probe for each group, or none at all.
+pub(crate) fn attend(mode: AttentionMode, pack: &Pack, qkv: [&Tensor; 3], probes: &[Option<FrameProbe>]) -> Attended {
+    let qkv = qkv.map(Tensor::detach);
+    let (mut outs, mut lses, mut frames) = (Vec::new(), Vec::new(), Vec::new());
+    for (index, group) in pack.groups.iter().enumerate() {
+        let [q, k, v] = [0, 1, 2].map(|i| group.of(&qkv[i]));
+        let probe = probes.get(index).and_then(Option::as_ref);
+        let (out, lse) = match mode {
+            AttentionMode::Fused => {
+                let (out, lse) = fused_group(group, [&q, &k, &v]);
+                frames.extend(probe.map(|probe| frame_mass(&q, &k, &lse, probe)));
+                (out, lse)
             }
-        })
-    });
-    (Tensor::cat(&outputs, 0), frames)
-}
-
-/// `[B, S, heads, E]` -> `[B, heads * repeat, S, E]`.
-fn batched(x: &Tensor, repeat: i64) -> Tensor {
-    let x = if repeat > 1 { x.repeat_interleave_self_int(repeat, 2, None) } else { x.shallow_clone() };
-    x.transpose(1, 2)
-}
-
-/// 0 where completion row t sees column c (the whole prompt, then itself up to t), -inf elsewhere: `[T, P + T]`.
-fn prefix_mask(layout: &Layout, kind: Kind, device: Device) -> Tensor {
-    let hidden = Tensor::full([layout.length, layout.prompt + layout.length], f64::NEG_INFINITY, (kind, device));
-    hidden.triu(layout.prompt + 1)
-}
-
-enum Mask {
-    Causal,
-    Additive(Tensor),
-}
-
-struct Block {
-    q: Tensor, // [B, H, Q, E]
-    k: Tensor, // [B, H, S, E]
-    v: Tensor, // [B, H, S, E]
-    mask: Mask,
-}
-
-impl Block {
-    /// The output `[B, H, Q, E]` and, for a probe, what it needs of these rows: their frame attention `[B * Q, F]`
-    /// (eager) or their log-sum-exp `[B * Q, H]` (fused).
-    fn run(&self, mode: AttentionMode, probe: Option<&FrameProbe>) -> (Tensor, Option<Tensor>) {
-        match (mode, probe) {
-            (AttentionMode::Eager, probe) => {
-                let weights = self.weights();
-                let out = weights.to_kind(self.v.kind()).matmul(&self.v);
-                let frames = probe.map(|probe| {
-                    no_grad(|| {
-                        let mass = weights.mean_dim(1, false, Kind::Float).index_select(-1, &probe.columns);
-                        mass.matmul(&probe.frames).flatten(0, 1)
-                    })
-                });
-                (out, frames)
+            AttentionMode::Eager => {
+                let (out, lse, mass) = eager_group(group, [&q, &k, &v], probe);
+                frames.extend(mass);
+                (out, lse)
             }
-            (AttentionMode::Fused, None) => (self.fused().0, None),
-            (AttentionMode::Fused, Some(_)) => {
-                let (out, lse) = self.fused();
-                (out, Some(lse.transpose(1, 2).flatten(0, 1)))
-            }
-        }
-    }
-
-    /// Softmax weights `[B, H, Q, S]`, scores and all in f32 as in the fused kernels.
-    fn weights(&self) -> Tensor {
-        let scale = (self.q.size()[3] as f64).powf(-0.5);
-        let [q, k] = [&self.q, &self.k].map(|x| x.to_kind(Kind::Float));
-        let scores = q.matmul(&k.transpose(-2, -1)) * scale;
-        let scores = match &self.mask {
-            Mask::Causal => {
-                let hidden = Tensor::full([scores.size()[2]; 2], f64::NEG_INFINITY, (scores.kind(), scores.device()));
-                scores + hidden.triu(1)
-            }
-            Mask::Additive(mask) => scores + mask,
         };
-        scores.softmax(-1, Kind::Float)
+        outs.push(out);
+        lses.push(lse);
     }
+    Attended { out: joined(outs), lse: joined(lses), frames }
+}
 
-    /// Output and log-sum-exp `[B, H, Q]` of libtorch's fused kernels.
-    fn fused(&self) -> (Tensor, Tensor) {
-        let (causal, mask) = match &self.mask {
-            Mask::Causal => (true, None),
-            Mask::Additive(mask) => (false, Some(mask)),
-        };
-        if self.q.device().is_cuda() {
-            // The memory-efficient kernel wants a bias of full shape whose rows are aligned to 8 elements.
-            let bias = mask.map(|mask| aligned_bias(mask, &self.q));
-            let (out, lse, _, _) = Tensor::internal_scaled_dot_product_efficient_attention(
-                &self.q,
-                &self.k,
-                &self.v,
-                bias,
-                true,
-                0.0,
-                causal,
-                None::<f64>,
-            );
-            // Its log-sum-exp is padded to a multiple of 32 rows.
-            return (out, lse.narrow(2, 0, self.q.size()[2]));
-        }
-        Tensor::internal_scaled_dot_product_flash_attention_for_cpu(
-            &self.q,
-            &self.k,
-            &self.v,
+/// Rows of all parts one behind the other; a single part is not copied.
+pub(super) fn joined(mut parts: Vec<Tensor>) -> Tensor {
+    match parts.len() {
+        1 => parts.remove(0),
+        _ => Tensor::cat(&parts, 0),
+    }
+}
+
+/// Out `[rows, H, E]` and log-sum-exp `[rows, H]` of a group's rows.
+fn fused_group(group: &GroupRows, [q, k, v]: [&Tensor; 3]) -> (Tensor, Tensor) {
+    let [keys, values] = [k, v].map(|x| x.narrow(0, 0, group.prompt));
+    let (out, lse) = fused(&q.narrow(0, 0, group.prompt), [&keys, &values], Sees::Causally);
+    let Some(own) = &group.own else { return (out, lse) };
+    let [q, k, v] = [q, k, v].map(|x| x.narrow(0, group.prompt, own.rows));
+    let to_prompt = fused(&q, [&keys, &values], Sees::All);
+    let to_own = fused_own(own, [&q, &k, &v]);
+    let (own_out, own_lse) = merged(to_prompt, to_own);
+    (Tensor::cat(&[out, own_out], 0), Tensor::cat(&[lse, own_lse], 0))
+}
+
+/// Attention over two sets of columns from the attention over each.
+fn merged((a, a_lse): (Tensor, Tensor), (b, b_lse): (Tensor, Tensor)) -> (Tensor, Tensor) {
+    let lse = a_lse.logaddexp(&b_lse);
+    // The share of b; a has the rest.
+    let share = (b_lse - &lse).exp().unsqueeze(-1);
+    let [wide_a, wide_b] = [&a, &b].map(|x| x.to_kind(Kind::Float));
+    (wide_a.lerp_tensor(&wide_b, &share).to_kind(a.kind()), lse)
+}
+
+/// Which columns a row sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sees {
+    All,
+    Causally,
+}
+
+/// One sequence: q `[Q, H, E]`, keys and values `[S, K, E]` -> out `[Q, H, E]`, log-sum-exp `[Q, H]`. Query heads that
+/// share keys and values are a batch that reads them from one place.
+fn fused(q: &Tensor, [k, v]: [&Tensor; 2], sees: Sees) -> (Tensor, Tensor) {
+    let (rows, heads, width) = q.size3().unwrap_or_default();
+    let shared = heads / k.size()[1];
+    let q = q.view([rows, -1, shared, width]).permute([2, 1, 0, 3]); // [H/K, K, Q, E]
+    let [k, v] = [k, v].map(|x| x.transpose(0, 1).unsqueeze(0).expand([shared, -1, -1, -1], false));
+    let (out, lse) = kernel([&q, &k, &v], sees);
+    (out.permute([2, 1, 0, 3]).reshape([rows, heads, width]), lse.permute([2, 1, 0]).reshape([rows, heads]))
+}
+
+/// Every completion of a group over itself: out `[rows, H, E]`, log-sum-exp `[rows, H]`.
+fn fused_own(own: &OwnRows, [q, k, v]: [&Tensor; 3]) -> (Tensor, Tensor) {
+    let shared = q.size()[1] / k.size()[1];
+    let [q, k, v] = [(q, 1), (k, shared), (v, shared)].map(|(x, shared)| repeated(&own.pad(x), shared).transpose(1, 2));
+    let (out, lse) = kernel([&q, &k, &v], Sees::Causally);
+    (own.unpad(&out.transpose(1, 2)), own.unpad(&lse.transpose(1, 2).unsqueeze(-1)).squeeze_dim(-1))
+}
+
+/// `[B, S, K, E]` -> `[B, S, K * shared, E]`, each head's copies side by side.
+pub(super) fn repeated(x: &Tensor, shared: i64) -> Tensor {
+    if shared > 1 { x.repeat_interleave_self_int(shared, 2, None) } else { x.shallow_clone() }
+}
+
+/// Output and log-sum-exp `[B, H, Q]` f32 of libtorch's fused kernels on `[B, H, S, E]`.
+fn kernel([q, k, v]: [&Tensor; 3], sees: Sees) -> (Tensor, Tensor) {
+    let causal = sees == Sees::Causally;
+    if q.device().is_cuda() {
+        let (out, lse, _, _) = Tensor::internal_scaled_dot_product_efficient_attention::<&Tensor>(
+            q,
+            k,
+            v,
+            None,
+            true,
             0.0,
             causal,
-            mask,
             None::<f64>,
-        )
+        );
+        // Its log-sum-exp is padded to a multiple of 32 rows.
+        return (out, lse.narrow(2, 0, q.size()[2]));
     }
+    Tensor::internal_scaled_dot_product_flash_attention_for_cpu::<&Tensor>(q, k, v, 0.0, causal, None, None::<f64>)
 }
 
-fn aligned_bias(mask: &Tensor, q: &Tensor) -> Tensor {
-    let columns = mask.size()[1];
-    let pad = (8 - columns % 8) % 8;
-    let aligned = mask.constant_pad_nd([0, pad]);
-    let [batch, heads, rows, _] = [q.size()[0], q.size()[1], q.size()[2], 0];
-    aligned.expand([batch, heads, rows, columns + pad], false).narrow(3, 0, columns)
+/// The same by explicit weights, and the frame attention `[R, F]` of the probed rows.
+fn eager_group(
+    group: &GroupRows,
+    [q, k, v]: [&Tensor; 3],
+    probe: Option<&FrameProbe>,
+) -> (Tensor, Tensor, Option<Tensor>) {
+    let prompt = [q, k, v].map(|x| x.narrow(0, 0, group.prompt).unsqueeze(0));
+    let causal = Tensor::full([group.prompt; 2], f64::NEG_INFINITY, (Kind::Float, q.device())).triu(1);
+    let (mut out, mut lse, mut mass) = eager(&prompt, &causal, probe);
+    if let Some(own) = &group.own {
+        let behind = |x: &Tensor, prompt: &Tensor| {
+            let own = own.pad(&x.narrow(0, group.prompt, own.rows));
+            Tensor::cat(&[prompt.expand([own.size()[0], -1, -1, -1], false), own], 1)
+        };
+        let queries = own.pad(&q.narrow(0, group.prompt, own.rows));
+        let rows = [queries, behind(k, &prompt[1]), behind(v, &prompt[2])];
+        let (own_out, own_lse, own_mass) = eager(&rows, &own.mask(group.prompt, q.device()), probe);
+        let wide = |x: Tensor| own.unpad(&x.unsqueeze(-1)).squeeze_dim(-1);
+        out = Tensor::cat(&[out.flatten(0, 1), own.unpad(&own_out)], 0);
+        lse = Tensor::cat(&[lse.flatten(0, 1), wide(own_lse)], 0);
+        mass = mass.zip(own_mass).map(|(prompt, own)| Tensor::cat(&[prompt.flatten(0, 1), wide(own)], 0));
+    } else {
+        (out, lse, mass) = (out.flatten(0, 1), lse.flatten(0, 1), mass.map(|mass| mass.flatten(0, 1)));
+    }
+    (out, lse, mass.zip(probe).map(|(mass, probe)| mass.index_select(0, &probe.rows)))
 }
 
-/// Frame attention `[R, F]` of the probed rows from the log-sum-exp `lse` `[N, H]`: the weight of row r on column c is
-/// exp(q_r . k_c / sqrt(E) - lse_r), so only the video's columns are ever formed, a bounded number of rows at a time.
-/// In f32: a score rounded to bf16 would be off by more than its log-sum-exp is.
-fn frame_mass(q: &Tensor, k: &Tensor, lse: &Tensor, probe: &FrameProbe) -> Tensor {
-    let (heads, width) = (q.size()[1], q.size()[2]);
-    let kv_heads = k.size()[1];
-    let scale = (width as f64).powf(-0.5);
-    let columns = probe.columns.size()[0];
-    let keys = k.index_select(0, &probe.columns).to_kind(Kind::Float).permute([1, 2, 0]); // [K, E, C]
-    let rows = probe.rows.size()[0];
-    let chunk = (PROBE_ELEMENTS / (heads * columns).max(1)).max(1);
-    let mut frames = Vec::new();
-    let mut start = 0;
-    while start < rows {
-        let count = chunk.min(rows - start);
-        let picked = probe.rows.narrow(0, start, count);
-        let spread =
-            |x: Tensor, last: i64| x.view([count, kv_heads, -1, last]).transpose(0, 1).reshape([kv_heads, -1, last]);
-        let queries = spread(q.index_select(0, &picked).to_kind(Kind::Float), width); // [K, R * H/K, E]
-        let norms = spread(lse.index_select(0, &picked), 1); // [K, R * H/K, 1]
-        let weights = (queries.matmul(&keys) * scale - norms).exp();
-        let weights = weights.view([kv_heads, count, heads / kv_heads, columns]);
-        let mut mass = weights.sum_dim_intlist([0, 2].as_slice(), false, Kind::Float); // [R, C]
-        if let Some(hidden) = &probe.hidden {
-            // Filled, not multiplied: what a row cannot see is not in its log-sum-exp and may be infinite here.
-            mass = mass.masked_fill(&hidden.narrow(0, start, count), 0.0);
-        }
-        frames.push(mass.matmul(&probe.frames) / heads as f64);
-        start += count;
-    }
-    Tensor::cat(&frames, 0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn randn(shape: [i64; 3]) -> Tensor {
-        Tensor::randn(shape, (Kind::Float, Device::Cpu))
-    }
-
-    /// Rows 0 to 5 probe video tokens 1, 2 (frame 0) and 4 (frame 1).
-    fn probe(hidden: bool) -> FrameProbe {
-        let rows = Tensor::arange(6, (Kind::Int64, Device::Cpu));
-        let columns = Tensor::from_slice(&[1_i64, 2, 4]);
-        let hidden = hidden.then(|| columns.unsqueeze(0).gt_tensor(&rows.unsqueeze(1)));
-        let frames = Tensor::from_slice(&[1.0_f32, 0.0, 1.0, 0.0, 0.0, 1.0]).view([3, 2]);
-        FrameProbe { rows, columns, frames, hidden }
-    }
-
-    #[test]
-    fn what_a_row_cannot_see_has_no_mass_even_where_its_weight_would_overflow() {
-        let (q, k) =
-            (Tensor::ones([6, 2, 4], (Kind::Float, Device::Cpu)), Tensor::ones([6, 1, 4], (Kind::Float, Device::Cpu)));
-        let lse = Tensor::full([6, 2], -200.0, (Kind::Float, Device::Cpu)); // weights of exp(202)
-        let mass = frame_mass(&q, &k, &lse, &probe(true));
-        assert_eq!(Vec::<f32>::try_from(mass.get(0)).unwrap(), [0.0, 0.0]);
-        assert_eq!(mass.get(5).isfinite().any().int64_value(&[]), 0, "the weights that it does see overflow");
-    }
-
-    #[test]
-    fn both_modes_agree_on_packed_groups_of_any_layout() {
-        tch::manual_seed(8);
-        for (prompt, completions, length) in [(6, 0, 0), (6, 3, 1), (7, 2, 5), (13, 1, 9)] {
-            let layout = Layout { prompt, completions, length };
-            let rows = prompt + completions * length;
-            let (q, k, v) = (randn([rows, 4, 8]), randn([rows, 2, 8]), randn([rows, 2, 8]));
-            let probe = probe(true);
-            let [eager, fused] = [AttentionMode::Eager, AttentionMode::Fused]
-                .map(|mode| attend(mode, &layout, [&q, &k, &v], Some(&probe)));
-            let difference = |a: &Tensor, b: &Tensor| (a - b).abs().max().double_value(&[]);
-            assert!(difference(&eager.0, &fused.0) < 1e-5);
-            assert!(difference(&eager.1.unwrap(), &fused.1.unwrap()) < 1e-6);
-        }
-    }
-
-    #[test]
-    fn frame_attention_of_bf16_is_that_of_the_same_numbers_in_f32() {
-        tch::manual_seed(9);
-        let layout = Layout { prompt: 6, completions: 0, length: 0 };
-        // Scores of some tens, where bf16 is spaced by 1/8.
-        let [q, k, v] =
-            [randn([6, 4, 8]) * 6.0, randn([6, 2, 8]) * 6.0, randn([6, 2, 8])].map(|x| x.to_kind(Kind::BFloat16));
-        let [wide_q, wide_k, wide_v] = [&q, &k, &v].map(|x| x.to_kind(Kind::Float));
-        let (_, expected) = attend(AttentionMode::Eager, &layout, [&wide_q, &wide_k, &wide_v], Some(&probe(true)));
-        for mode in [AttentionMode::Eager, AttentionMode::Fused] {
-            let (_, found) = attend(mode, &layout, [&q, &k, &v], Some(&probe(true)));
-            let difference = (found.unwrap() - expected.as_ref().unwrap()).abs().max().double_value(&[]);
-            assert!(difference < 1e-4, "{mode:?}: {difference}");
-        }
-    }
-
-    #[test]
-    fn frame_attention_keeps_no_graph() {
-        let layout = Layout { prompt: 6, completions: 0, length: 0 };
-        let (q, k, v) = (randn([6, 2, 8]).set_requires_grad(true), randn([6, 1, 8]), randn([6, 1, 8]));
-        for mode in [AttentionMode::Eager, AttentionMode::Fused] {
-            let (out, frames) = attend(mode, &layout, [&q, &k, &v], Some(&probe(true)));
-            assert!(out.requires_grad() && !frames.unwrap().requires_grad());
-        }
-    }
+/// q `[B, Q, H, E]`, keys and values `[B, S, K, E]`, mask `[Q, S]` -> out `[B, Q, H, E]`, log-sum-exp `[B, Q, H]`, and
+/// the frame attention `[B, Q, F]` of all rows. Scores and softmax are in f32, as in the fused kernels.
+fn eager([q, k, v]: &[Tensor; 3], mask: &Tensor, probe: Option<&FrameProbe>) -> (Tensor, Tensor, Option<Tensor>) {
+    let shared = q.size()[2] / k.size()[2];
+    let scale = (q.size()[3] as f64).powf(-0.5);
+    let wide = |x: &Tensor, shared: i64| repeated(x, shared).transpose(1, 2).to_kind(Kind::Float);
+    let scores = wide(q, 1).matmul(&wide(k, shared).transpose(-2, -1)) * scale + mask;
+    let lse = scores.logsumexp([-1].as_slice(), false).transpose(1, 2);
+    let weights = scores.softmax(-1, Kind::Float);
+    let out = weights.to_kind(v.kind()).matmul(&repeated(v, shared).transpose(1, 2)).transpose(1, 2);
+    let mass = probe.map(|probe| {
+        let mass = weights.mean_dim(1, false, Kind::Float).index_select(-1, &probe.columns);
+        mass.matmul(&probe.frames)
+    });
+    (out, lse, mass)
 }

@@ -3,7 +3,11 @@
 //! heads, E head dim, F frames (temporal grids), V vocabulary.
 
 pub(crate) mod attention;
+mod backward;
+pub(crate) mod frames;
+pub(crate) mod pack;
 pub(crate) mod rope;
+pub(crate) mod tape;
 pub(crate) mod text;
 pub(crate) mod vision;
 
@@ -12,6 +16,7 @@ use tch::Tensor;
 use crate::weights::{Init, Weights};
 
 pub use attention::AttentionMode;
+pub use tape::Recompute;
 
 /// A linear layer: weight `[out, in]` and, for some, a bias `[out]`.
 #[derive(Debug)]

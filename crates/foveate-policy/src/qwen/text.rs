@@ -1,11 +1,13 @@
 //! The text decoder: packed forward pass of a group, and the one-token step of generation.
 
 use foveate_algo::Layers;
-use tch::{Kind, Tensor};
+use tch::{Kind, Tensor, no_grad};
 
 use super::{
     Linear, Mlp, RmsNorm,
-    attention::{AttentionMode, FrameProbe, Layout, attend},
+    attention::{AttentionMode, attend},
+    frames::FrameProbe,
+    pack::Pack,
     rope::Rope,
 };
 use crate::{
@@ -50,7 +52,7 @@ impl Attention {
 }
 
 #[derive(Debug)]
-struct Layer {
+pub(super) struct Layer {
     input_layernorm: RmsNorm,
     self_attn: Attention,
     post_attention_layernorm: RmsNorm,
@@ -68,27 +70,32 @@ impl Layer {
         }
     }
 
-    /// The layer around `attend`, which turns projections into the attention's output `[N, H * E]`.
-    fn forward(&self, x: &Tensor, rope: &Rope, attend: impl FnOnce([Tensor; 3]) -> Tensor) -> Tensor {
-        let projected = self.self_attn.project(&self.input_layernorm.forward(x), rope);
-        let x = x + self.self_attn.o_proj.forward(&attend(projected));
+    /// Rotated queries `[N, H, E]` and keys, and values, `[N, K, E]`, of the layer's input `[N, D]`.
+    pub(super) fn before(&self, x: &Tensor, rope: &Rope) -> [Tensor; 3] {
+        self.self_attn.project(&self.input_layernorm.forward(x), rope)
+    }
+
+    /// The layer's output `[N, D]` from its input and what attention gave for it, `[N, H * E]`.
+    pub(super) fn after(&self, x: &Tensor, attended: &Tensor) -> Tensor {
+        let x = x + self.self_attn.o_proj.forward(attended);
         &x + self.mlp.forward(&self.post_attention_layernorm.forward(&x))
     }
 }
 
-/// What a packed forward pass reports beside its hidden states.
+/// What a packed pass reports beside its hidden states.
 #[derive(Debug, Default)]
 pub(crate) struct Taps {
-    /// Frame attention of the last `frame_layers` layers, each `[R, F]`.
-    pub(crate) frame_attention: Vec<Tensor>,
+    /// Frame attention of the last `frame_layers` layers: of every probed group `[R, F]`.
+    pub(crate) frame_attention: Vec<Vec<Tensor>>,
     /// Rotated keys and values of every layer, each `[N, K, E]`.
     pub(crate) keys_values: Vec<[Tensor; 2]>,
 }
 
 /// What to report.
 #[derive(Debug, Default)]
-pub(crate) struct Wanted<'a> {
-    pub(crate) frames: Option<&'a FrameProbe>,
+pub(crate) struct Wanted {
+    /// A probe for each group, or none at all.
+    pub(crate) frames: Vec<Option<FrameProbe>>,
     pub(crate) frame_layers: usize,
     pub(crate) keys_values: bool,
 }
@@ -97,10 +104,10 @@ pub(crate) struct Wanted<'a> {
 #[derive(Debug)]
 pub(crate) struct TextModel {
     embed_tokens: Tensor,
-    layers: Vec<Layer>,
-    norm: RmsNorm,
+    pub(super) layers: Vec<Layer>,
+    pub(super) norm: RmsNorm,
     lm_head: Option<Tensor>,
-    mode: AttentionMode,
+    pub(super) mode: AttentionMode,
 }
 
 impl TextModel {
@@ -132,29 +139,41 @@ impl TextModel {
         self.lm_head.as_ref().unwrap_or(&self.embed_tokens)
     }
 
-    /// Hidden states after the last norm, `[N, D]`, of a packed group whose embeddings are `x` `[N, D]`.
-    pub(crate) fn forward(&self, x: Tensor, rope: &Rope, layout: &Layout, wanted: &Wanted<'_>) -> (Tensor, Taps) {
-        let mut x = x;
-        let mut taps = Taps::default();
-        for (index, layer) in self.layers.iter().enumerate() {
-            let probe = wanted.frames.filter(|_| index + wanted.frame_layers >= self.layers.len());
-            x = layer.forward(&x, rope, |[q, k, v]| {
-                let (out, frames) = attend(self.mode, layout, [&q, &k, &v], probe);
-                taps.frame_attention.extend(frames);
+    /// Hidden states after the last norm of the rows that predict something, `[R, D]`, of a pack whose embeddings are
+    /// `x` `[N, D]`. No gradients.
+    pub(crate) fn forward(&self, x: Tensor, rope: &Rope, pack: &Pack, wanted: &Wanted) -> (Tensor, Taps) {
+        no_grad(|| {
+            let mut x = x;
+            let mut taps = Taps::default();
+            for (index, layer) in self.layers.iter().enumerate() {
+                let probes = if index + wanted.frame_layers >= self.layers.len() { &wanted.frames[..] } else { &[] };
+                let [q, k, v] = layer.before(&x, rope);
+                let attended = attend(self.mode, pack, [&q, &k, &v], probes);
+                if !probes.is_empty() {
+                    taps.frame_attention.push(attended.frames);
+                }
                 if wanted.keys_values {
                     taps.keys_values.push([k, v]);
                 }
-                out
-            });
-        }
-        (self.norm.forward(&x), taps)
+                let rows = self.rows_after(index, pack);
+                x = layer.after(&rows(&x), &rows(&attended.out).flatten(1, 2));
+            }
+            (self.norm.forward(&x), taps)
+        })
+    }
+
+    /// The rows that a layer's second half is computed for: in the last layer those alone that predict something.
+    pub(super) fn rows_after(&self, layer: usize, pack: &Pack) -> impl Fn(&Tensor) -> Tensor {
+        let predicting = (layer + 1 == self.layers.len()).then(|| pack.predicting.shallow_clone());
+        move |x| predicting.as_ref().map_or_else(|| x.shallow_clone(), |rows| x.index_select(0, rows))
     }
 
     /// One generated token per row: embeddings `x` `[B, D]` -> hidden `[B, D]`, its keys and values going into `cache`.
     pub(crate) fn decode_one_token(&self, x: Tensor, rope: &Rope, cache: &mut Cache) -> Tensor {
         let mut x = x;
         for (layer, store) in self.layers.iter().zip(&cache.layers) {
-            x = layer.forward(&x, rope, |qkv| store.attend(qkv, cache.used, cache.prompt_bias.as_ref()));
+            let qkv = layer.before(&x, rope);
+            x = layer.after(&x, &store.attend(qkv, cache.used, cache.prompt_bias.as_ref()));
         }
         cache.used += 1;
         self.norm.forward(&x)

@@ -1,7 +1,9 @@
 //! tests/golden/model: what transformers computes, by scripts/make_model_goldens.py.
 
 use foveate_algo::Layers;
-use foveate_policy::{AttentionMode, Completions, GroupSeed, LoadOptions, Prompt, SamplingParams, Trainable, Vlm};
+use foveate_policy::{
+    AttentionMode, Completions, GroupSeed, LoadOptions, Prompt, SamplingParams, Segment, Trainable, Vlm,
+};
 use tch::{Device, Kind, Tensor};
 
 use crate::common::{GOLDENS, Golden, Row, assert_close, floats};
@@ -93,7 +95,9 @@ fn the_packed_group_equals_each_sequence_by_itself() {
             let backwards: Vec<i64> = completion.iter().rev().copied().collect();
             let group = [completion[..1].to_vec(), completion.clone(), backwards, completion[..3].to_vec()];
             let encoded = model.encode(&prompt).unwrap();
-            let forward = model.forward(&encoded, &Completions::new(&group, Device::Cpu), Some(Layers::All)).unwrap();
+            let completions = Completions::new(&group, Device::Cpu);
+            let segment = Segment { prompt: &encoded, completions: &completions };
+            let forward = model.forward(&[segment], Some(Layers::All)).unwrap().remove(0);
             let frame_attention = forward.frame_attention.unwrap(); // [L, G, T, F]
             for (index, completion) in (0..).zip(&group) {
                 let ids = [&prompt.ids[..], completion].concat();

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use foveate_algo::{ClipRange, Layers, Objective, Ratio, Reduction, WeightSide};
 use foveate_policy::{
-    AttentionMode, Completions, Encoded, LoadOptions, ScoreGradients, SurrogateInputs, Trainable, Vlm, surrogate_loss,
+    AttentionMode, Completions, Encoded, LoadOptions, Recompute, ScoreGradients, Segment, SurrogateInputs, Trainable,
+    Vlm, surrogate_loss,
 };
 use proptest::prelude::*;
 use tch::{Device, Kind, Tensor, no_grad};
@@ -25,8 +26,7 @@ const OBJECTIVE: Objective = Objective {
 /// A group as the update sees it: completions and, for every token, what the loss is made of.
 #[derive(Debug)]
 struct Batch {
-    ids: Tensor,        // [G, T]
-    mask: Tensor,       // [G, T]
+    ids: Vec<Vec<i64>>,
     old: Tensor,        // [G, T], offset of the old log-probs from the present ones
     reference: Tensor,  // [G, T], the same of the reference's
     weights: Tensor,    // [G, T]
@@ -36,79 +36,120 @@ struct Batch {
 
 impl Batch {
     fn new(lengths: &[usize], seed: usize) -> Self {
-        let Completions { ids, mask } = Completions::new(&words(lengths, seed), Device::Cpu);
+        let ids = words(lengths, seed);
+        let completions = Completions::new(&ids, Device::Cpu);
         let wave = |scale: f64, shift: f64| {
-            let at = Tensor::arange(ids.numel() as i64, (Kind::Float, Device::Cpu)).view_as(&ids);
-            (at * 2.3 + seed as f64 + shift).sin() * scale
+            let at = Tensor::arange(completions.ids().numel() as i64, (Kind::Float, Device::Cpu));
+            (at.view_as(completions.ids()) * 2.3 + seed as f64 + shift).sin() * scale
         };
-        let tokens = mask.sum(Kind::Float);
+        let mask = completions.mask();
         Self {
+            ids,
             old: wave(0.4, 0.0),
             reference: wave(0.3, 1.0),
             weights: wave(0.35, 2.0) + 1.35,
-            factors: mask.to_kind(Kind::Float) / tokens,
+            factors: mask.to_kind(Kind::Float) / mask.sum(Kind::Float),
             advantages: (Tensor::arange(lengths.len() as i64, (Kind::Float, Device::Cpu)) + seed as f64).cos(),
-            ids,
-            mask,
-        }
-    }
-
-    /// Every tensor through `change`, which is told what stands in places that it adds.
-    fn map(&self, change: impl Fn(&Tensor, f64) -> Tensor, rows: impl Fn(&Tensor) -> Tensor) -> Self {
-        Self {
-            ids: change(&self.ids, 17.0),
-            mask: change(&self.mask, 0.0),
-            old: change(&self.old, f64::NAN),
-            reference: change(&self.reference, f64::INFINITY),
-            weights: change(&self.weights, f64::NAN),
-            factors: change(&self.factors, 0.0),
-            advantages: rows(&self.advantages),
         }
     }
 
     fn rows(&self, start: i64, count: i64) -> Self {
-        self.map(|x, _| x.narrow(0, start, count), |x| x.narrow(0, start, count))
+        let rows = |x: &Tensor| x.narrow(0, start, count);
+        Self {
+            ids: self.ids[start as usize..(start + count) as usize].to_vec(),
+            old: rows(&self.old),
+            reference: rows(&self.reference),
+            weights: rows(&self.weights),
+            factors: rows(&self.factors),
+            advantages: rows(&self.advantages),
+        }
+    }
+
+    fn turned(&self) -> Self {
+        let turned = |x: &Tensor| x.flip([0]);
+        Self {
+            ids: self.ids.iter().rev().cloned().collect(),
+            old: turned(&self.old),
+            reference: turned(&self.reference),
+            weights: turned(&self.weights),
+            factors: turned(&self.factors),
+            advantages: turned(&self.advantages),
+        }
+    }
+
+    fn completions(&self) -> Completions {
+        Completions::new(&self.ids, Device::Cpu)
     }
 }
 
-/// The loss of some completions, its gradients added to the parameters': what `trainer`'s update does.
-fn add(model: &Vlm, encoded: &Encoded, batch: &Batch, objective: &Objective, fixed: Option<&Tensor>) -> f64 {
-    let completions = Completions { ids: batch.ids.shallow_clone(), mask: batch.mask.shallow_clone() };
-    let forward = model.forward(encoded, &completions, None).unwrap();
-    let head = model.head(0.9);
-    let tokens = completions.token_rows();
-    let hidden = forward.hidden.flatten(0, 1).index_select(0, &tokens);
-    let ids = completions.ids.flatten(0, 1).index_select(0, &tokens);
-    let scores = head.score(&hidden, &ids);
-    let padded = |x: &Tensor| {
-        let flat = Tensor::zeros([completions.ids.numel() as i64], (Kind::Float, Device::Cpu));
-        flat.index_copy(0, &tokens, x).view_as(&completions.ids).set_requires_grad(true)
-    };
-    let (logprobs, entropy) = (padded(&scores.logprobs), padded(&scores.entropy));
-    let base = fixed.map_or_else(|| logprobs.detach(), Tensor::shallow_clone);
-    let surrogate = surrogate_loss(&SurrogateInputs {
-        objective,
-        logprobs: &logprobs,
-        old_logprobs: &(&base + &batch.old),
-        ref_logprobs: Some(&(&base + &batch.reference)),
-        entropy: Some(&entropy),
-        advantages: &batch.advantages,
-        weights: &batch.weights,
-        factors: &batch.factors,
-        mask: &batch.mask,
-    });
-    surrogate.loss.backward();
-    let gradient = |leaf: &Tensor| leaf.grad().flatten(0, 1).index_select(0, &tokens);
-    head.backward(&hidden, &ids, &ScoreGradients { logprobs: gradient(&logprobs), entropy: Some(gradient(&entropy)) });
-    surrogate.loss.double_value(&[])
+/// How a batch is brought through the model.
+#[derive(Debug, Clone, Copy)]
+struct Way<'a> {
+    /// Completions that stand behind one computation of the prompt.
+    size: i64,
+    /// All parts in one pass, or one after the other.
+    packed: bool,
+    recompute: Recompute,
+    objective: &'a Objective,
 }
 
-/// Loss and gradients of the batch, taken in parts of `size` completions.
-fn update(model: &Vlm, encoded: &Encoded, batch: &Batch, size: i64) -> (f64, BTreeMap<String, Tensor>) {
+const WHOLE: Way<'_> = Way { size: 100, packed: false, recompute: Recompute::Nothing, objective: &OBJECTIVE };
+
+/// The loss of batches, each behind its prompt, gradients added to the parameters': what `trainer`'s update does. The
+/// log-probs that old ones are told from are the present ones or `fixed`.
+fn add(model: &Vlm, parts: &[(&Encoded, Batch)], way: Way<'_>, fixed: Option<f64>) -> f64 {
+    let completions: Vec<_> = parts.iter().map(|(_, batch)| batch.completions()).collect();
+    let segments: Vec<_> =
+        parts.iter().zip(&completions).map(|((prompt, _), completions)| Segment { prompt, completions }).collect();
+    let pass = model.training_pass(&segments, way.recompute).unwrap();
+    let head = model.head(0.9);
+    let hidden = pass.hidden();
+    let ids = Tensor::cat(&completions.iter().map(Completions::tokens).collect::<Vec<_>>(), 0);
+    let scores = head.score(&hidden, &ids);
+    let counts: Vec<i64> = completions.iter().map(|c| c.lengths().iter().sum()).collect();
+    let split = |x: &Tensor| x.split_with_sizes(&counts, 0);
+    let (mut at_logprobs, mut at_entropy) = (Vec::new(), Vec::new());
+    let mut loss = 0.0;
+    let scored = split(&scores.logprobs).into_iter().zip(split(&scores.entropy));
+    for (((_, batch), completions), (logprobs, entropy)) in parts.iter().zip(&completions).zip(scored) {
+        let [logprobs, entropy] = [logprobs, entropy].map(|x| completions.padded(&x).set_requires_grad(true));
+        let base = fixed.map_or_else(|| logprobs.detach(), |value| Tensor::full_like(&logprobs, value));
+        // As wide as this part's own longest completion.
+        let rows = |x: &Tensor| x.narrow(1, 0, completions.length());
+        let surrogate = surrogate_loss(&SurrogateInputs {
+            objective: way.objective,
+            logprobs: &logprobs,
+            old_logprobs: &(&base + rows(&batch.old)),
+            ref_logprobs: Some(&(&base + rows(&batch.reference))),
+            entropy: Some(&entropy),
+            advantages: &batch.advantages,
+            weights: &rows(&batch.weights),
+            factors: &rows(&batch.factors),
+            mask: completions.mask(),
+        });
+        surrogate.loss.backward();
+        loss += surrogate.loss.double_value(&[]);
+        at_logprobs.push(completions.flat(&logprobs.grad()));
+        at_entropy.push(completions.flat(&entropy.grad()));
+    }
+    let gradients =
+        ScoreGradients { logprobs: Tensor::cat(&at_logprobs, 0), entropy: Some(Tensor::cat(&at_entropy, 0)) };
+    pass.backward(&head.backward(&hidden, &ids, &gradients));
+    loss
+}
+
+/// Loss and gradients of batches behind their prompts.
+fn update(model: &Vlm, groups: &[(&Encoded, &Batch)], way: Way<'_>) -> Update {
     forget(model);
-    let count = batch.ids.size()[0];
-    let parts = (0..count).step_by(size as usize).map(|start| batch.rows(start, size.min(count - start)));
-    let loss = parts.map(|part| add(model, encoded, &part, &OBJECTIVE, None)).sum();
+    let parts = groups.iter().flat_map(|(prompt, batch)| {
+        let count = batch.ids.len() as i64;
+        let starts = (0..count).step_by(way.size as usize);
+        starts.map(move |start| (*prompt, batch.rows(start, way.size.min(count - start))))
+    });
+    let loss = match way.packed {
+        true => add(model, &parts.collect::<Vec<_>>(), way, None),
+        false => parts.map(|part| add(model, &[part], way, None)).sum(),
+    };
     let gradients = model.parameters().map(|(name, tensor)| (name.clone(), tensor.grad().copy()));
     (loss, gradients.collect())
 }
@@ -158,27 +199,31 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(8))]
 
     #[test]
-    fn padding_order_and_micro_batches_change_neither_loss_nor_gradient(
+    fn order_packing_splitting_and_recomputation_change_neither_loss_nor_gradient(
         lengths in prop::collection::vec(1..7_usize, 2..6),
+        others in prop::collection::vec(1..5_usize, 1..4),
         seed in 0..100_usize,
-        extra in 1..4_i64,
         size in 1..4_i64,
         mode in mode(),
         everything in any::<bool>(),
     ) {
         let trainable = if everything { Trainable::All } else { Trainable::Text };
         let model = random(&options(trainable, mode), seed as i64);
-        let encoded = model.encode(&plain_prompt(seed)).unwrap();
-        let batch = Batch::new(&lengths, seed);
-        let plain = update(&model, &encoded, &batch, lengths.len() as i64);
+        let sequences = [plain_prompt(seed), prompt(&[Part::Text(2), Part::Image { h: 2, w: 1 }, Part::Text(3)], seed)];
+        let [first, second] = sequences.map(|sequence| model.encode(&sequence).unwrap());
+        let batches = [Batch::new(&lengths, seed), Batch::new(&others, seed + 1)];
+        let groups = [(&first, &batches[0]), (&second, &batches[1])];
+        let plain = update(&model, &groups, WHOLE);
 
-        let wider = batch.map(|x, fill| Tensor::cat(&[x, &Tensor::full([x.size()[0], extra], fill, (Kind::Float, Device::Cpu)).to_kind(x.kind())], 1), Tensor::shallow_clone);
-        assert_same(&update(&model, &encoded, &wider, lengths.len() as i64), &plain);
-
-        let turned = batch.map(|x, _| x.flip([0]), |x| x.flip([0]));
-        assert_same(&update(&model, &encoded, &turned, lengths.len() as i64), &plain);
-
-        assert_same(&update(&model, &encoded, &batch, size), &plain);
+        let turned = batches.each_ref().map(Batch::turned);
+        assert_same(&update(&model, &[(&second, &turned[1]), (&first, &turned[0])], WHOLE), &plain);
+        for recompute in [Recompute::Nothing, Recompute::Layers] {
+            for packed in [false, true] {
+                assert_same(&update(&model, &groups, Way { size, packed, recompute, ..WHOLE }), &plain);
+            }
+        }
+        // One completion after the other, each behind a prompt of its own: what a trainer without packing computes.
+        assert_same(&update(&model, &groups, Way { size: 1, ..WHOLE }), &plain);
     }
 
     #[test]
@@ -199,7 +244,8 @@ proptest! {
                 let _ = tensor.shallow_clone().g_mul_scalar_(scale);
             }
             let encoded = model.encode(&sequence).unwrap();
-            let group = model.forward(&encoded, &completions, Some(Layers::All)).unwrap();
+            let segment = Segment { prompt: &encoded, completions: &completions };
+            let group = model.forward(&[segment], Some(Layers::All)).unwrap().remove(0);
             // Every token, those between and inside the videos too.
             let all: Vec<usize> = (1..sequence.ids.len()).collect();
             let row = model.score(&sequence, &all, Layers::All).unwrap();
@@ -223,9 +269,8 @@ fn gradients_equal_finite_differences() {
         let model = random(&options(Trainable::All, mode), 11);
         let encoded = model.encode(&plain_prompt(2)).unwrap();
         let batch = Batch::new(&[5, 3, 6], 4);
-        let objective = Objective { clip: None, ..OBJECTIVE };
-        let fixed = Tensor::full_like(&batch.old, -2.5);
-        let loss = || add(&model, &encoded, &batch, &objective, Some(&fixed));
+        let way = Way { objective: &Objective { clip: None, ..OBJECTIVE }, ..WHOLE };
+        let loss = || add(&model, &[(&encoded, batch.rows(0, 3))], way, Some(-2.5));
         forget(&model);
         loss();
         let gradients: Vec<_> = model.parameters().map(|(name, tensor)| (name, tensor, tensor.grad().copy())).collect();
@@ -263,7 +308,7 @@ fn a_frozen_vision_tower_changes_no_number_and_receives_no_gradient() {
     let [frozen, trained] = [Trainable::Text, Trainable::All].map(|trainable| {
         let model = random(&options(trainable, AttentionMode::Fused), 3);
         let encoded = model.encode(&plain_prompt(1)).unwrap();
-        update(&model, &encoded, &Batch::new(&[4, 2], 1), 2)
+        update(&model, &[(&encoded, &Batch::new(&[4, 2], 1))], WHOLE)
     });
     assert!((frozen.0 - trained.0).abs() < 1e-6);
     assert!(frozen.1.keys().all(|name| !name.starts_with("visual.")));
@@ -280,7 +325,8 @@ fn a_prompt_without_video_has_no_frames() {
     for parts in [vec![Part::Text(4)], vec![Part::Image { h: 2, w: 1 }, Part::Text(2)]] {
         let encoded = model.encode(&prompt(&parts, 1)).unwrap();
         assert_eq!((encoded.frames(), encoded.video_tokens()), (0, 0));
-        let forward = model.forward(&encoded, &completions, Some(Layers::Last(1))).unwrap();
+        let segment = Segment { prompt: &encoded, completions: &completions };
+        let forward = model.forward(&[segment], Some(Layers::Last(1))).unwrap().remove(0);
         assert_eq!(forward.frame_attention.unwrap().size(), [1, 2, 3, 0]);
     }
 }
@@ -306,7 +352,8 @@ fn prompts_and_completions_that_do_not_fit_say_where() {
     let encoded = model.encode(&good).unwrap();
     for bad in [40, -1] {
         let completions = Completions::new(&[vec![bad]], Device::Cpu);
-        assert!(model.forward(&encoded, &completions, None).unwrap_err().to_string().contains("vocabulary of 40"));
+        let segment = Segment { prompt: &encoded, completions: &completions };
+        assert!(model.forward(&[segment], None).unwrap_err().to_string().contains("vocabulary of 40"));
     }
     let none = model.score(&good, &[0], Layers::All).unwrap_err().to_string();
     assert!(none.contains("found one at 0"), "{none}");

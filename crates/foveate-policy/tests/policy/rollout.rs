@@ -2,7 +2,8 @@
 
 use foveate_algo::Layers;
 use foveate_policy::{
-    AttentionMode, Completions, Encoded, GroupSeed, LoadOptions, Prompt, Rollout, SamplingParams, Trainable, Vlm,
+    AttentionMode, Completions, Encoded, GroupSeed, LoadOptions, Prompt, Rollout, SamplingParams, Segment, Trainable,
+    Vlm,
 };
 use proptest::prelude::*;
 use tch::{Device, Tensor, no_grad};
@@ -45,7 +46,9 @@ fn the_samplers_log_probs_are_the_teacher_forced_ones() {
         let params = SamplingParams { top_p: filter.0, top_k: filter.1, ..params(4, 12) };
         let rollouts = draw(&model, &[&encoded[0], &encoded[1], &encoded[2]], &params, &[seed(0), seed(1), seed(2)]);
         for (encoded, rollout) in encoded.iter().zip(&rollouts) {
-            let forward = model.forward(encoded, &Completions::new(&rollout.ids, Device::Cpu), None).unwrap();
+            let completions = Completions::new(&rollout.ids, Device::Cpu);
+            let segment = Segment { prompt: encoded, completions: &completions };
+            let forward = model.forward(&[segment], None).unwrap().remove(0);
             for (row, (ids, logprobs)) in (0..).zip(rollout.ids.iter().zip(&rollout.logprobs)) {
                 let hidden = forward.hidden.get(row).narrow(0, 0, ids.len() as i64);
                 let scores = model.head(params.temperature).score(&hidden, &Tensor::from_slice(ids));

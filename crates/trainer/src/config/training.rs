@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 
+use foveate_policy::Recompute;
 use serde::{Deserialize, Serialize};
 
 use super::{FramesTable, PixelsTable};
@@ -52,8 +53,12 @@ pub struct OptimTable {
     pub grad_clip: f64,
     /// Optimizer steps taken on each rollout (all papers: 1).
     pub updates_per_rollout: usize,
-    /// Completions of a group per backward pass; 0: the whole group. Gradients add up, so this changes memory only.
-    pub micro_batch: usize,
+    /// Most tokens of a pass through the policy, prompts included; 0: the whole step in one. Groups are packed up to it,
+    /// and one that is larger is split between completions. Gradients add up, so this changes memory and time only.
+    pub pass_tokens: usize,
+    /// What a backward pass computes again instead of keeping it: "nothing" or "layers", which takes a third more time
+    /// and a small part of the memory.
+    pub recompute: Recompute,
 }
 
 impl Default for OptimTable {
@@ -67,7 +72,8 @@ impl Default for OptimTable {
             schedule: Schedule::Constant,
             grad_clip: 1.0,
             updates_per_rollout: 1,
-            micro_batch: 0,
+            pass_tokens: 16384,
+            recompute: Recompute::Nothing,
         }
     }
 }

@@ -3,19 +3,25 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use foveate_policy::{AdamW, Completions, ScoreGradients, TextProcessor, Vlm};
+use foveate_policy::{AdamW, Completions, Recompute, ScoreGradients, TextProcessor, Vlm};
 use tch::{Kind, Tensor, no_grad};
 
 use super::{Learnt, Objective};
-use crate::data::Prepared;
+use crate::{
+    config::OptimTable,
+    data::Prepared,
+    passes::{Sizes, cut, passes, segments},
+};
 
 pub(super) struct Completion {
     text: Arc<TextProcessor>,
+    pass_tokens: usize,
+    recompute: Recompute,
 }
 
 impl Completion {
-    pub(super) fn new(text: Arc<TextProcessor>) -> Self {
-        Self { text }
+    pub(super) fn new(text: Arc<TextProcessor>, optim: &OptimTable) -> Self {
+        Self { text, pass_tokens: optim.pass_tokens, recompute: optim.recompute }
     }
 
     /// Ids of an example's target and the end of sequence.
@@ -30,21 +36,29 @@ impl Completion {
 
 impl Objective for Completion {
     fn learn(&mut self, policy: &Vlm, optimizer: &AdamW, batch: &[Prepared]) -> Result<Learnt> {
-        let targets = batch.iter().map(|sample| self.target(sample)).collect::<Result<Vec<_>>>()?;
-        let tokens = targets.iter().map(Vec::len).sum::<usize>() as f64;
+        let pairs = batch
+            .iter()
+            .map(|sample| {
+                let target = Completions::new(&[self.target(sample)?], policy.device());
+                Ok((policy.encode(&sample.prompt)?, target))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let sizes: Vec<_> = pairs.iter().map(|(prompt, target)| Sizes::of(prompt, target)).collect();
+        let tokens = sizes.iter().flat_map(|sizes| &sizes.completions).sum::<i64>() as f64;
         let head = policy.head(1.0);
         let (mut loss, mut right) = (0.0, 0.0);
-        for (sample, target) in batch.iter().zip(&targets) {
-            let encoded = policy.encode(&sample.prompt)?;
-            let completions = Completions::new(std::slice::from_ref(target), policy.device());
-            let hidden = policy.forward(&encoded, &completions, None)?.hidden.flatten(0, 1);
-            let ids = completions.ids.flatten(0, 1);
+        for parts in passes(sizes.iter().enumerate(), self.pass_tokens) {
+            let parts = cut(&parts, |index| (&pairs[index].0, &pairs[index].1));
+            let pass = policy.training_pass(&segments(&parts), self.recompute)?;
+            let hidden = pass.hidden();
+            let ids = parts.iter().map(|(_, target)| target.tokens());
+            let ids = Tensor::cat(&ids.collect::<Vec<_>>(), 0);
             let scores = head.score(&hidden, &ids);
             loss -= scores.logprobs.sum(Kind::Double).double_value(&[]);
             let likeliest = no_grad(|| head.logits(&hidden).argmax(-1, false));
             right += likeliest.eq_tensor(&ids).sum(Kind::Double).double_value(&[]);
             let gradient = Tensor::full_like(&scores.logprobs, -1.0 / tokens);
-            head.backward(&hidden, &ids, &ScoreGradients { logprobs: gradient, entropy: None });
+            pass.backward(&head.backward(&hidden, &ids, &ScoreGradients { logprobs: gradient, entropy: None }));
             optimizer.accumulate();
         }
         Ok(Learnt { loss: loss / tokens, accuracy: right / tokens })

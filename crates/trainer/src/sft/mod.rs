@@ -60,7 +60,7 @@ pub fn run(args: &SftArgs) -> Result<()> {
     let policy = load(args, &config)?;
     let text = Arc::new(TextProcessor::load(&args.model).user()?);
     let mut objective: Box<dyn Objective> = match config.sft.objective {
-        SftObjective::Completion => Box::new(Completion::new(Arc::clone(&text))),
+        SftObjective::Completion => Box::new(Completion::new(Arc::clone(&text), &config.optim)),
         SftObjective::Cells => {
             let path = config.sft.cells.as_deref();
             let path = path.ok_or_else(|| user_error("sft.objective = \"cells\" needs sft.cells, a file of labels"))?;
