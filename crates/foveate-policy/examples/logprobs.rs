@@ -77,7 +77,7 @@ fn prompt(config: &ModelConfig) -> Prompt {
     let grid = Grid { t: 4, h: 2 * merge, w: 2 * merge };
     let shape = (grid.t * grid.h * grid.w, config.vision.patch_dim() as usize);
     let pixels = Array2::from_shape_fn(shape, |(patch, value)| (patch as f32 * 0.37 + value as f32 * 0.11).sin());
-    let patches = Patches { pixels, grid, second_per_grid: 1.0, indices: Vec::new(), times: Vec::new() };
+    let patches = Patches::new(pixels, grid, 1.0);
     let mut ids = vec![config.vision_start_token_id];
     ids.extend([config.video_token_id; 4 * 2 * 2]);
     ids.extend([config.vision_end_token_id, 20, 21, 22]);

@@ -36,7 +36,7 @@ impl Grid {
     }
 }
 
-/// One picture or video as the vision tower takes it.
+/// One picture or video as the vision tower takes it, made by [`Patches::new`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Patches {
     /// Normalised pixels `[grid.patches(), 3 * temporal * patch * patch]`; rows in the order t, h / merge, w / merge,
@@ -50,6 +50,46 @@ pub struct Patches {
     pub indices: Vec<usize>,
     /// Time of each sampled frame, seconds.
     pub times: Vec<f64>,
+    fingerprint: [u8; 32],
+}
+
+impl Patches {
+    /// Patches that come from no file, so that nothing is known of where their frames stand; for the meaning and the
+    /// order of the arguments see the fields. Hashes the pixels, and so belongs on a thread that prepares data.
+    pub fn new(pixels: Array2<f32>, grid: Grid, second_per_grid: f32) -> Self {
+        let fingerprint = fingerprint(&pixels, grid, second_per_grid);
+        Self { pixels, grid, second_per_grid, indices: Vec::new(), times: Vec::new(), fingerprint }
+    }
+
+    /// The same patches with the index and the time (seconds) in the video of each of their frames.
+    pub fn sampled_at(self, indices: Vec<usize>, times: Vec<f64>) -> Self {
+        Self { indices, times, ..self }
+    }
+
+    /// BLAKE3 of pixels, grid and seconds per grid as [`Patches::new`] was given them: what a model makes of two patches
+    /// with one fingerprint is the same, whichever files and indices they are from. It names features that are kept
+    /// across passes and epochs; it is not kept on disk, and may change between versions.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        self.fingerprint
+    }
+}
+
+fn fingerprint(pixels: &Array2<f32>, grid: Grid, second_per_grid: f32) -> [u8; 32] {
+    /// Values turned to bytes at a time: enough for BLAKE3's widest vectors, and within the first-level cache.
+    const CHUNK: usize = 4096;
+    let mut hasher = blake3::Hasher::new();
+    for size in [grid.t, grid.h, grid.w, pixels.nrows(), pixels.ncols()] {
+        hasher.update(&(size as u64).to_le_bytes());
+    }
+    hasher.update(&second_per_grid.to_le_bytes());
+    let values = pixels.as_standard_layout();
+    let mut bytes = Vec::with_capacity(4 * CHUNK);
+    for chunk in values.as_slice().unwrap_or_default().chunks(CHUNK) {
+        bytes.clear();
+        bytes.extend(chunk.iter().flat_map(|value| value.to_le_bytes()));
+        hasher.update(&bytes);
+    }
+    hasher.finalize().into()
 }
 
 /// Cuts pictures of one size, whose sides are multiples of the processor's factor, into patches. An incomplete last
@@ -119,4 +159,43 @@ pub(crate) fn second_per_grid(frames: &Frames, temporal: usize, scale: TimeScale
         TimeScale::True => (frames.times[count - 1] - frames.times[0]).abs() / (count - 1) as f64,
     };
     (temporal as f64 * step) as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GRID: Grid = Grid { t: 1, h: 2, w: 2 };
+
+    fn patches(change: impl Fn(&mut Array2<f32>), grid: Grid, second_per_grid: f32) -> Patches {
+        let mut pixels = Array2::from_shape_fn((4, 3000), |(i, j)| (i * 3000 + j) as f32);
+        change(&mut pixels);
+        Patches::new(pixels, grid, second_per_grid)
+    }
+
+    #[test]
+    fn every_pixel_the_grid_and_the_seconds_are_in_the_fingerprint() {
+        let same = |_: &mut Array2<f32>| ();
+        let first = patches(same, GRID, 1.0);
+        assert_eq!(first.fingerprint(), patches(same, GRID, 1.0).fingerprint());
+        let others = [
+            patches(|pixels| pixels[[0, 0]] = -1.0, GRID, 1.0),
+            patches(|pixels| pixels[[3, 2999]] = -1.0, GRID, 1.0),
+            patches(|pixels| pixels.swap([1, 0], [2, 0]), GRID, 1.0),
+            patches(same, Grid { t: 2, h: 1, w: 2 }, 1.0),
+            patches(same, GRID, 2.0),
+        ];
+        for other in others {
+            assert_ne!(first.fingerprint(), other.fingerprint());
+        }
+    }
+
+    #[test]
+    fn the_fingerprint_is_of_the_values_and_not_of_their_order_in_memory_or_their_place_in_a_video() {
+        let pixels = Array2::from_shape_fn((4, 3), |(i, j)| (3 * i + j) as f32);
+        let turned = pixels.t().as_standard_layout().into_owned().reversed_axes();
+        let first = Patches::new(pixels, GRID, 1.0);
+        assert_eq!(first.fingerprint(), Patches::new(turned, GRID, 1.0).fingerprint());
+        assert_eq!(first.fingerprint(), first.clone().sampled_at(vec![5, 6], vec![0.5, 0.6]).fingerprint());
+    }
 }

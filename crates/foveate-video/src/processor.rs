@@ -128,13 +128,8 @@ impl ImageProcessor {
     /// [`VideoError::Picture`] for no frames, frames of several sizes, or sides that are no multiples of the factor.
     pub fn video(&self, frames: &Frames, time_scale: TimeScale) -> Result<Patches, VideoError> {
         let (pixels, grid) = patchify(self, &frames.images)?;
-        Ok(Patches {
-            pixels,
-            grid,
-            second_per_grid: second_per_grid(frames, self.temporal_patch_size, time_scale),
-            indices: frames.indices.clone(),
-            times: frames.times.clone(),
-        })
+        let seconds = second_per_grid(frames, self.temporal_patch_size, time_scale);
+        Ok(Patches::new(pixels, grid, seconds).sampled_at(frames.indices.clone(), frames.times.clone()))
     }
 
     /// Patches of one image, resized into the budget; it fills a whole temporal grid.
@@ -144,7 +139,7 @@ impl ImageProcessor {
     pub fn image(&self, image: &RgbImage, budget: &PixelBudget) -> Result<Patches, VideoError> {
         let size = self.target_size(image.dimensions(), 1, budget)?;
         let (pixels, grid) = patchify(self, &[resize_bicubic(image, size)])?;
-        Ok(Patches { pixels, grid, second_per_grid: 0.0, indices: vec![0], times: vec![0.0] })
+        Ok(Patches::new(pixels, grid, 0.0).sampled_at(vec![0], vec![0.0]))
     }
 
     /// Normalised value of each level of each channel.

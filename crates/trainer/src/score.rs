@@ -177,13 +177,8 @@ impl PatchReader {
         let pixels = pixels.with_context(|| format!("{name}: the grids need more patches than there are"))?;
         self.next += 1;
         self.used += patches;
-        Ok(Arc::new(Patches {
-            pixels: Array2::from_shape_vec((patches, self.width), pixels.to_vec())?,
-            grid: Grid { t, h, w },
-            second_per_grid,
-            indices: Vec::new(),
-            times: Vec::new(),
-        }))
+        let pixels = Array2::from_shape_vec((patches, self.width), pixels.to_vec())?;
+        Ok(Arc::new(Patches::new(pixels, Grid { t, h, w }, second_per_grid)))
     }
 }
 

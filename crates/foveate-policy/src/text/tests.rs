@@ -114,13 +114,7 @@ fn complaint(name: &'static str, text: Option<&str>) -> String {
 }
 
 fn patches(t: usize, h: usize, w: usize) -> Arc<Patches> {
-    Arc::new(Patches {
-        pixels: ndarray::Array2::zeros((t * h * w, 3)),
-        grid: Grid { t, h, w },
-        second_per_grid: 1.0,
-        indices: vec![0; 2 * t],
-        times: vec![0.0; 2 * t],
-    })
+    Arc::new(Patches::new(ndarray::Array2::zeros((t * h * w, 3)), Grid { t, h, w }, 1.0))
 }
 
 fn user(content: Vec<Content>) -> Message {

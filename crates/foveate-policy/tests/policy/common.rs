@@ -75,7 +75,7 @@ pub(crate) enum Part {
 fn patches(grid: Grid, second_per_grid: f32, seed: usize) -> Arc<Patches> {
     let shape = (grid.t * grid.h * grid.w, PATCH_DIM);
     let pixels = Array2::from_shape_fn(shape, |(i, j)| ((i * PATCH_DIM + j + seed * 7919) as f32 * 0.731).sin());
-    Arc::new(Patches { pixels, grid, second_per_grid, indices: Vec::new(), times: Vec::new() })
+    Arc::new(Patches::new(pixels, grid, second_per_grid))
 }
 
 /// A prompt of these parts, its words and pictures made from `seed`.
@@ -220,6 +220,6 @@ impl Pictures {
         let values = Vec::<f32>::try_from(pixels.flatten(0, -1)).unwrap();
         let pixels = Array2::from_shape_vec((count, values.len() / count), values).unwrap();
         let grid = Grid { t: size[0], h: size[1], w: size[2] };
-        Arc::new(Patches { pixels, grid, second_per_grid, indices: Vec::new(), times: Vec::new() })
+        Arc::new(Patches::new(pixels, grid, second_per_grid))
     }
 }
