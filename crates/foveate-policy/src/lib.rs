@@ -14,6 +14,7 @@ mod companions;
 mod config;
 mod divergence;
 mod error;
+mod features;
 mod generate;
 mod head;
 mod input;
@@ -27,7 +28,7 @@ mod score;
 pub mod text;
 mod weights;
 
-pub use adamw::{AdamW, AdamWOptions};
+pub use adamw::{AdamW, AdamWOptions, Precision};
 pub use config::{ModelConfig, TextConfig, VisionConfig};
 pub use divergence::GroupDistributions;
 pub use error::PolicyError;

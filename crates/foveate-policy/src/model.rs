@@ -1,6 +1,6 @@
 //! Qwen2.5-VL as a policy: loading, saving, and making prompts ready.
 
-use std::path::Path;
+use std::{cell::RefCell, path::Path};
 
 use tch::{Device, Kind, Tensor, no_grad};
 
@@ -8,6 +8,7 @@ use crate::{
     PolicyError,
     companions::Companions,
     config::ModelConfig,
+    features::FeatureCache,
     head::Head,
     input::{Encoded, Media, Prompt},
     qwen::{
@@ -42,11 +43,19 @@ pub struct LoadOptions {
     pub attention: AttentionMode,
     /// Parameters that receive gradients.
     pub trainable: Trainable,
+    /// Bytes of features of a frozen vision tower that are kept for media seen again.
+    pub feature_cache: usize,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { device: Device::Cpu, kind: Kind::Float, attention: AttentionMode::Fused, trainable: Trainable::Text }
+        Self {
+            device: Device::Cpu,
+            kind: Kind::Float,
+            attention: AttentionMode::Fused,
+            trainable: Trainable::Text,
+            feature_cache: 1 << 30,
+        }
     }
 }
 
@@ -59,6 +68,7 @@ pub struct Vlm {
     vision: VisionTower,
     pub(crate) text: TextModel,
     tensors: Vec<(String, Tensor)>,
+    features: RefCell<FeatureCache>,
 }
 
 impl Vlm {
@@ -89,7 +99,8 @@ impl Vlm {
         let vision = VisionTower::new(&weights, &config.vision);
         let text = TextModel::new(&weights, &config.text, options.attention);
         let tensors = weights.finish()?;
-        let model = Self { config, companions, options: *options, vision, text, tensors };
+        let features = RefCell::new(FeatureCache::new(options.feature_cache));
+        let model = Self { config, companions, options: *options, vision, text, tensors, features };
         for (_, tensor) in model.parameters() {
             let _ = tensor.set_requires_grad(true);
         }
@@ -163,7 +174,7 @@ impl Vlm {
         }
         let device = self.device();
         let frozen = self.options.trainable != Trainable::All;
-        let features = (frozen && !pads.is_empty()).then(|| no_grad(|| self.features(&prompt.media)));
+        let features = (frozen && !pads.is_empty()).then(|| self.frozen_features(&prompt.media));
         Ok(Encoded {
             ids: Tensor::from_slice(&prompt.ids).to_device(device),
             positions: Tensor::from_slice2(&axes).to_device(device),
@@ -206,19 +217,29 @@ impl Vlm {
         Ok(())
     }
 
+    /// Features of media in order, `[merged patches, D]`, those of media seen before from the cache.
+    fn frozen_features(&self, media: &[Media]) -> Tensor {
+        let mut cache = self.features.borrow_mut();
+        let features = media
+            .iter()
+            .map(|medium| cache.get_or(medium.patches().fingerprint(), || no_grad(|| self.features_of(medium))));
+        Tensor::cat(&features.collect::<Vec<_>>(), 0)
+    }
+
     /// Features of media in order, `[merged patches, D]`.
     pub fn features(&self, media: &[Media]) -> Tensor {
-        let features = media.iter().map(|medium| {
-            let patches = medium.patches();
-            let shape = [patches.pixels.nrows() as i64, patches.pixels.ncols() as i64];
-            let pixels = match patches.pixels.as_slice() {
-                Some(values) => Tensor::from_slice(values),
-                None => Tensor::from_slice(&patches.pixels.iter().copied().collect::<Vec<_>>()),
-            };
-            let grid = [patches.grid.t as i64, patches.grid.h as i64, patches.grid.w as i64];
-            self.vision.forward(&pixels.view(shape).to_device(self.device()), grid)
-        });
-        Tensor::cat(&features.collect::<Vec<_>>(), 0)
+        Tensor::cat(&media.iter().map(|medium| self.features_of(medium)).collect::<Vec<_>>(), 0)
+    }
+
+    fn features_of(&self, medium: &Media) -> Tensor {
+        let patches = medium.patches();
+        let shape = [patches.pixels.nrows() as i64, patches.pixels.ncols() as i64];
+        let pixels = match patches.pixels.as_slice() {
+            Some(values) => Tensor::from_slice(values),
+            None => Tensor::from_slice(&patches.pixels.iter().copied().collect::<Vec<_>>()),
+        };
+        let grid = [patches.grid.t as i64, patches.grid.h as i64, patches.grid.w as i64];
+        self.vision.forward(&pixels.view(shape).to_device(self.device()), grid)
     }
 
     /// Embeddings of the prompt with its media's features in place, `[P, D]`.

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use foveate_policy::{ModelConfig, Recompute};
+use foveate_policy::{ModelConfig, Precision, Recompute};
 use foveate_video::ImageProcessor;
 
 use crate::config::{Config, FramesTable, PixelsTable, Resolved, SamplingMode};
@@ -103,8 +103,12 @@ impl Memory {
         let vision = vision_parameters(model);
         let all = text + vision;
         let trained = if config.model.train_vision { all } else { text };
-        // Two f32 moments, and f32 master weights behind others.
-        let state = if bytes < 4.0 { 12.0 } else { 8.0 };
+        let state = match config.optim.precision {
+            _ if bytes == 4.0 => 8.0,
+            Precision::Float32 => 16.0,
+            Precision::Master => 12.0,
+            Precision::Weights => 2.0 * bytes,
+        };
         let reference = if config.algo.algorithm().user()?.needs().reference { all } else { 0.0 };
         let group = (tokens.video + config.rollout.completions * tokens.completion) as f64;
         let step = config.rollout.prompts_per_step as f64 * group;
@@ -127,6 +131,10 @@ impl Memory {
             ("gradients", trained * bytes),
             ("AdamW", trained * state),
             ("reference policy", reference * bytes),
+            (
+                "kept features",
+                if config.model.train_vision { 0.0 } else { (config.model.feature_cache_mib << 20) as f64 },
+            ),
             ("keys and values", step * cached * bytes),
             ("activations", pass * kept * bytes),
         ]))

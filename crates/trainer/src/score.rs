@@ -25,6 +25,7 @@ pub fn run(args: &ScoreArgs) -> Result<()> {
         kind: runtime::dtype(&args.dtype).user()?,
         attention: args.attention,
         trainable: Trainable::Nothing,
+        feature_cache: 0,
     };
     existing("--model", &args.model)?;
     existing("--inputs", &args.inputs)?;

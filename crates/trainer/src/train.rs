@@ -3,9 +3,7 @@
 use std::{path::Path, sync::Arc, time::Instant};
 
 use anyhow::{Context, Result};
-use foveate_policy::{
-    AdamW, AdamWOptions, LoadOptions, TextProcessor, Trainable, Vlm, read_safetensors, runtime, write_safetensors,
-};
+use foveate_policy::{AdamW, LoadOptions, TextProcessor, Trainable, Vlm, read_safetensors, runtime, write_safetensors};
 use foveate_reward::Rubric;
 use serde::{Deserialize, Serialize};
 
@@ -135,7 +133,7 @@ impl<'a> Run<'a> {
             true => Some(Vlm::load(model, &LoadOptions { trainable: Trainable::Nothing, ..options }).user()?),
         };
         let optim = &config.optim;
-        let adamw = AdamWOptions { betas: optim.betas, eps: optim.eps, weight_decay: optim.weight_decay };
+        let adamw = optim.adamw();
         let mut optimizer = AdamW::new(policy.parameters(), adamw);
         let state = match &checkpoint {
             None => State::default(),
@@ -365,5 +363,6 @@ pub fn load_options(config: &Config) -> Result<LoadOptions> {
         kind: model.dtype.kind(),
         attention: model.attention,
         trainable: if model.train_vision { Trainable::All } else { Trainable::Text },
+        feature_cache: model.feature_cache_mib << 20,
     })
 }

@@ -1,11 +1,32 @@
-//! AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) whose state can be saved and restored bit for bit, with f32
-//! master weights behind bf16 parameters.
+//! AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) by libtorch's fused kernel, with state that can be saved and
+//! restored bit for bit.
+
+mod fused;
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
 
+use self::fused::Lists;
 use crate::PolicyError;
+
+/// Values whose gradients are brought into f32 at a time.
+const BUCKET: usize = 1 << 26;
+
+/// What is kept in f32 behind weights of a narrower type, in bytes per trained bf16 weight, the weight and its gradient
+/// included. Behind f32 weights all are the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// Master weights, moments and the sum of gradients over a step's passes: 20.
+    #[default]
+    Float32,
+    /// Master weights and moments; gradients add up in the weights' type: 16.
+    Master,
+    /// Nothing: 8. Steps smaller than the spacing of the weights' type are lost.
+    Weights,
+}
 
 /// Settings that stay fixed over a run.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -16,11 +37,13 @@ pub struct AdamWOptions {
     pub eps: f64,
     /// Decoupled decay; applied to matrices, not to biases and norm weights.
     pub weight_decay: f64,
+    /// What is wider than the weights.
+    pub precision: Precision,
 }
 
 impl Default for AdamWOptions {
     fn default() -> Self {
-        Self { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0 }
+        Self { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0, precision: Precision::Float32 }
     }
 }
 
@@ -28,35 +51,47 @@ impl Default for AdamWOptions {
 struct Slot {
     name: String,
     parameter: Tensor,
-    wide: Option<Wide>, // behind a parameter that is not f32
+    master: Option<Tensor>,
+    sum: Option<Tensor>, // of the gradients that `AdamW::accumulate` took
     first: Tensor,
     second: Tensor,
 }
 
-/// What a parameter of a narrower type cannot hold, in f32.
-#[derive(Debug)]
-struct Wide {
-    master: Tensor,
-    gradient: Tensor, // sum of what `AdamW::accumulate` took
-}
-
 impl Slot {
-    /// The gradient in f32. One that is absent is zero: which of the two a parameter has depends on the backward passes
-    /// since the program started, and a resumed run must not differ from an undisturbed one.
-    fn gradient(&self) -> Tensor {
-        let latest = self.parameter.grad();
-        match &self.wide {
-            None if latest.defined() => latest,
-            None => self.first.zeros_like(),
-            Some(wide) if latest.defined() => &wide.gradient + latest.to_kind(Kind::Float),
-            Some(wide) => wide.gradient.shallow_clone(),
+    fn new(name: &str, parameter: &Tensor, precision: Precision) -> Self {
+        let narrow = parameter.kind() != Kind::Float;
+        let wide = |wanted: bool| (narrow && wanted).then_some(Kind::Float);
+        let zeros = |kind: Kind| Tensor::zeros(parameter.size(), (kind, parameter.device()));
+        let master = wide(precision != Precision::Weights);
+        let moments = master.unwrap_or(parameter.kind());
+        Self {
+            name: name.to_owned(),
+            parameter: parameter.shallow_clone(),
+            master: master.map(|kind| parameter.detach().to_kind(kind)),
+            sum: wide(precision == Precision::Float32).map(zeros),
+            first: zeros(moments),
+            second: zeros(moments),
         }
+    }
+
+    /// The gradient, once accumulated. One that is absent is zero: which of the two a parameter has depends on the
+    /// backward passes since the program started, and a resumed run must not differ from an undisturbed one.
+    fn gradient(&self) -> Tensor {
+        match &self.sum {
+            Some(sum) => sum.shallow_clone(),
+            None if self.parameter.grad().defined() => self.parameter.grad(),
+            None => self.parameter.zeros_like().detach(),
+        }
+    }
+
+    /// What a step changes.
+    fn target(&self) -> &Tensor {
+        self.master.as_ref().unwrap_or(&self.parameter)
     }
 
     /// The saved tensors by name.
     fn state(&self) -> impl Iterator<Item = (String, &Tensor)> {
-        let master = self.wide.as_ref().map(|wide| &wide.master);
-        let parts = [("first", Some(&self.first)), ("second", Some(&self.second)), ("master", master)];
+        let parts = [("first", Some(&self.first)), ("second", Some(&self.second)), ("master", self.master.as_ref())];
         parts.into_iter().filter_map(|(part, tensor)| Some((format!("{part}.{}", self.name), tensor?)))
     }
 }
@@ -70,56 +105,45 @@ pub struct AdamW {
 }
 
 impl AdamW {
-    /// Moments begin at 0, in f32.
+    /// Moments begin at 0.
     pub fn new<'a>(parameters: impl IntoIterator<Item = &'a (String, Tensor)>, options: AdamWOptions) -> Self {
-        let slots = parameters.into_iter().map(|(name, parameter)| {
-            let zeros = || Tensor::zeros(parameter.size(), (Kind::Float, parameter.device()));
-            Slot {
-                name: name.clone(),
-                parameter: parameter.shallow_clone(),
-                wide: (parameter.kind() != Kind::Float)
-                    .then(|| Wide { master: parameter.detach().to_kind(Kind::Float), gradient: zeros() }),
-                first: zeros(),
-                second: zeros(),
-            }
-        });
+        let slots = parameters.into_iter().map(|(name, parameter)| Slot::new(name, parameter, options.precision));
         Self { slots: slots.collect(), options, steps: 0 }
     }
 
     /// Forgets the gradients.
     pub fn zero_grad(&self) {
         for slot in &self.slots {
-            let mut gradient = slot.parameter.grad();
-            if gradient.defined() {
+            let latest = slot.parameter.grad();
+            let sum = slot.sum.as_ref().map(Tensor::shallow_clone);
+            for mut gradient in latest.defined().then_some(latest).into_iter().chain(sum) {
                 let _ = gradient.zero_();
-            }
-            if let Some(wide) = &slot.wide {
-                let _ = wide.gradient.shallow_clone().zero_();
             }
         }
     }
 
-    /// Moves the gradients of parameters that are not f32 into sums that are, so that adding up many backward passes
-    /// loses nothing; to be called after each of them. Gradients of f32 parameters stay where they are.
+    /// Moves gradients into sums in f32 where [`Precision::Float32`] keeps such, so that adding up many backward passes
+    /// loses nothing; to be called after each of them.
     pub fn accumulate(&self) {
         for slot in &self.slots {
             let mut latest = slot.parameter.grad();
-            if let Some(wide) = &slot.wide
+            if let Some(sum) = &slot.sum
                 && latest.defined()
             {
-                let _ = wide.gradient.shallow_clone().g_add_(&latest.to_kind(Kind::Float));
+                let _ = sum.shallow_clone().g_add_(&latest);
                 let _ = latest.zero_();
             }
         }
     }
 
     /// Euclidean norm of all gradients together, f32.
-    pub fn gradient_norm(&self) -> f64 {
-        let squares: Vec<_> = self.slots.iter().map(|slot| slot.gradient().square().sum(Kind::Float)).collect();
-        if squares.is_empty() {
-            return 0.0;
-        }
-        Tensor::stack(&squares, 0).sum(Kind::Float).sqrt().double_value(&[])
+    ///
+    /// # Errors
+    /// [`PolicyError::Torch`] if libtorch refuses.
+    pub fn gradient_norm(&self) -> Result<f64, PolicyError> {
+        self.accumulate();
+        let gradients: Vec<_> = self.slots.iter().map(Slot::gradient).collect();
+        fused::norm(&gradients.iter().collect::<Vec<_>>())
     }
 
     /// One step at learning rate `lr`, gradients scaled down so that their norm is at most `clip` (0: never); returns
@@ -128,33 +152,53 @@ impl AdamW {
     /// # Errors
     /// [`PolicyError::NotFinite`] if the norm is not finite; nothing was changed then.
     pub fn step(&mut self, lr: f64, clip: f64) -> Result<f64, PolicyError> {
-        let norm = self.gradient_norm();
+        let norm = self.gradient_norm()?;
         if !norm.is_finite() {
             return Err(PolicyError::NotFinite { what: "gradient norm", value: norm });
         }
-        let scale = if clip > 0.0 && norm > clip { clip / norm } else { 1.0 };
+        let divisor = if clip > 0.0 && norm > clip { norm / clip } else { 1.0 };
         self.steps += 1;
-        let [beta1, beta2] = self.options.betas;
-        let correction1 = 1.0 - beta1.powi(self.steps as i32);
-        let correction2 = 1.0 - beta2.powi(self.steps as i32);
+        let (matrices, others): (Vec<_>, Vec<_>) = self.slots.iter().partition(|slot| slot.first.dim() > 1);
+        let mut options = fused::Options {
+            lr,
+            beta1: self.options.betas[0],
+            beta2: self.options.betas[1],
+            weight_decay: self.options.weight_decay,
+            eps: self.options.eps,
+        };
+        for bucket in buckets(&matrices) {
+            self.step_bucket(bucket, divisor, options)?;
+        }
+        options.weight_decay = 0.0;
+        for bucket in buckets(&others) {
+            self.step_bucket(bucket, divisor, options)?;
+        }
+        self.zero_grad();
+        Ok(norm)
+    }
+
+    fn step_bucket(&self, slots: &[&Slot], divisor: f64, options: fused::Options) -> Result<(), PolicyError> {
+        let Some(first) = slots.first() else { return Ok(()) };
+        let scalar = |value: f64| Tensor::full([], value, (Kind::Float, first.first.device()));
+        let (count, divisor) = (scalar(self.steps as f64), scalar(divisor));
+        // Of the type that the step is taken in; where that is the gradient's own nothing is copied.
+        let gradients: Vec<_> = slots.iter().map(|slot| slot.gradient().to_kind(slot.first.kind())).collect();
+        let lists = Lists {
+            parameters: slots.iter().map(|slot| slot.target()).collect(),
+            gradients: gradients.iter().collect(),
+            first: slots.iter().map(|slot| &slot.first).collect(),
+            second: slots.iter().map(|slot| &slot.second).collect(),
+            steps: slots.iter().map(|_| &count).collect(),
+        };
+        fused::step(&lists, &divisor, options)?;
         no_grad(|| {
-            for slot in &mut self.slots {
-                let gradient = slot.gradient() * scale;
-                let _ = slot.first.lerp_(&gradient, 1.0 - beta1);
-                let _ = slot.second.lerp_(&gradient.square(), 1.0 - beta2);
-                let denominator = slot.second.sqrt() / correction2.sqrt() + self.options.eps;
-                let target = slot.wide.as_mut().map_or(&mut slot.parameter, |wide| &mut wide.master);
-                if slot.first.dim() > 1 {
-                    let _ = target.g_mul_scalar_(1.0 - lr * self.options.weight_decay);
-                }
-                let _ = target.g_add_(&(&slot.first / denominator * (-lr / correction1)));
-                if let Some(wide) = &slot.wide {
-                    slot.parameter.copy_(&wide.master);
+            for slot in slots {
+                if let Some(master) = &slot.master {
+                    slot.parameter.shallow_clone().copy_(master);
                 }
             }
         });
-        self.zero_grad();
-        Ok(norm)
+        Ok(())
     }
 
     /// The state as named tensors, to be saved beside the policy.
@@ -187,6 +231,22 @@ impl AdamW {
         self.steps = steps;
         Ok(())
     }
+}
+
+/// Neighbours of at most [`BUCKET`] values together, or single ones.
+fn buckets<'a>(slots: &'a [&'a Slot]) -> impl Iterator<Item = &'a [&'a Slot]> {
+    let mut rest = slots;
+    std::iter::from_fn(move || {
+        let mut values = 0;
+        let fits = |slot: &&&Slot| {
+            values += slot.first.numel();
+            values <= BUCKET
+        };
+        let count = rest.iter().take_while(fits).count().max(1).min(rest.len());
+        let (bucket, after) = rest.split_at(count);
+        rest = after;
+        (!bucket.is_empty()).then_some(bucket)
+    })
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@ use tch::Device;
 
 use super::*;
 
-const OPTIONS: AdamWOptions = AdamWOptions { betas: [0.8, 0.95], eps: 1e-6, weight_decay: 0.1 };
+const OPTIONS: AdamWOptions =
+    AdamWOptions { betas: [0.8, 0.95], eps: 1e-6, weight_decay: 0.1, precision: Precision::Float32 };
 
 fn parameters(kind: Kind) -> Vec<(String, Tensor)> {
     let matrix = Tensor::from_slice(&[0.5_f32, -1.0, 2.0, 0.25, -0.125, 1.5]).view([2, 3]);
@@ -67,7 +68,7 @@ fn steps_follow_the_formula_and_only_matrices_decay() {
             references[index].step(&mut weights[index], &gradients[index], [(step + 1) as f64, lr, decay]);
             assert_close(&values(&parameters[index].1), &weights[index], 2e-6);
         }
-        assert_eq!(optimizer.gradient_norm(), 0.0, "gradients are forgotten after a step");
+        assert_eq!(optimizer.gradient_norm().unwrap(), 0.0, "gradients are forgotten after a step");
     }
 }
 
@@ -171,12 +172,54 @@ fn many_backward_passes_add_up_in_f32_behind_bf16_parameters() {
             before = values(&matrix.grad());
         }
         let norm = sum.iter().map(|g| g * g).sum::<f64>().sqrt();
-        assert!((optimizer.gradient_norm() - norm).abs() < 1e-5 * norm, "{kind:?}");
+        assert!((optimizer.gradient_norm().unwrap() - norm).abs() < 1e-5 * norm, "{kind:?}");
         optimizer.step(0.1, 0.0).unwrap();
         let expected: Vec<_> = sum.iter().map(|g| g * (1.0 - OPTIONS.betas[0])).collect();
         assert_close(&values(&optimizer.state()["first.matrix"]), &expected, 1e-5 * norm);
-        assert_eq!(optimizer.gradient_norm(), 0.0);
+        assert_eq!(optimizer.gradient_norm().unwrap(), 0.0);
     }
+}
+
+#[test]
+fn precision_says_what_is_wider_than_the_weights() {
+    let moved = |precision| {
+        let parameters = parameters(Kind::BFloat16);
+        let mut optimizer = AdamW::new(&parameters, AdamWOptions { precision, ..AdamWOptions::default() });
+        for _ in 0..20 {
+            parameters[1].1.sum(Kind::Float).backward();
+            optimizer.step(2e-3, 0.0).unwrap();
+        }
+        let state = optimizer.state();
+        let kinds = ["first.bias", "master.bias"].map(|name| state.get(name).map(Tensor::kind));
+        (values(&parameters[1].1), kinds)
+    };
+    let float = Some(Kind::Float);
+    for precision in [Precision::Float32, Precision::Master] {
+        let (bias, kinds) = moved(precision);
+        assert_eq!(kinds, [float, float]);
+        assert_close(&bias, &[0.71, -0.54], 2e-3);
+    }
+    let (bias, kinds) = moved(Precision::Weights);
+    assert_eq!(kinds, [Some(Kind::BFloat16), None]);
+    assert!(bias[0] < 0.75 && bias[1] < -0.5, "{bias:?}");
+}
+
+#[test]
+fn buckets_hold_every_slot_once() {
+    let large = Tensor::zeros([1], (Kind::Float, Device::Cpu)).expand([BUCKET as i64 / 2 + 1], false);
+    let small = Tensor::zeros([3], (Kind::Float, Device::Cpu));
+    let slot = |tensor: &Tensor| Slot {
+        name: String::new(),
+        parameter: tensor.shallow_clone(),
+        master: None,
+        sum: None,
+        first: tensor.shallow_clone(),
+        second: tensor.shallow_clone(),
+    };
+    let slots = [&large, &large, &small, &large].map(slot);
+    let slots: Vec<_> = slots.iter().collect();
+    assert_eq!(buckets(&slots).map(<[_]>::len).collect::<Vec<_>>(), [1, 2, 1]);
+    assert_eq!(buckets(&[]).count(), 0);
 }
 
 #[test]

@@ -22,6 +22,8 @@ pub struct ModelTable {
     pub attention: AttentionMode,
     /// Whether the vision tower is trained. All papers freeze it.
     pub train_vision: bool,
+    /// MiB of a frozen vision tower's features that are kept for videos seen again, in later passes, steps and epochs.
+    pub feature_cache_mib: usize,
     /// CPU threads of one operation; 0: libtorch's choice, one a core. A tiny model is fastest with 1, which leaves the
     /// other cores to decoding.
     pub threads: usize,
@@ -35,6 +37,7 @@ impl Default for ModelTable {
             device: "auto".into(),
             attention: AttentionMode::Fused,
             train_vision: false,
+            feature_cache_mib: 1024,
             threads: 0,
         }
     }

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use foveate_policy::Recompute;
+use foveate_policy::{AdamWOptions, Precision, Recompute};
 use serde::{Deserialize, Serialize};
 
 use super::{FramesTable, PixelsTable};
@@ -45,6 +45,10 @@ pub struct OptimTable {
     pub eps: f64,
     /// Decoupled weight decay, per unit of learning rate.
     pub weight_decay: f64,
+    /// What is kept in f32 behind bfloat16 weights: "float32" (master weights, moments, sums of gradients; 20 bytes per
+    /// trained weight, itself and its gradient included), "master" (master weights and moments; 16) or "weights"
+    /// (nothing; 8).
+    pub precision: Precision,
     /// Steps over which the learning rate rises from 0 to its peak (APPO: none).
     pub warmup_steps: u64,
     /// Course of the learning rate after the warm-up.
@@ -68,6 +72,7 @@ impl Default for OptimTable {
             betas: [0.9, 0.999],
             eps: 1e-8,
             weight_decay: 0.0,
+            precision: Precision::Float32,
             warmup_steps: 0,
             schedule: Schedule::Constant,
             grad_clip: 1.0,
@@ -75,6 +80,13 @@ impl Default for OptimTable {
             pass_tokens: 16384,
             recompute: Recompute::Nothing,
         }
+    }
+}
+
+impl OptimTable {
+    /// The optimizer's fixed settings.
+    pub fn adamw(&self) -> AdamWOptions {
+        AdamWOptions { betas: self.betas, eps: self.eps, weight_decay: self.weight_decay, precision: self.precision }
     }
 }
 

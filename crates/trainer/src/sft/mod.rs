@@ -6,7 +6,7 @@ mod completion;
 use std::{path::Path, sync::Arc, time::Instant};
 
 use anyhow::{Context, Result};
-use foveate_policy::{AdamW, AdamWOptions, LoadOptions, TextProcessor, Trainable, Vlm};
+use foveate_policy::{AdamW, LoadOptions, TextProcessor, Trainable, Vlm};
 
 use self::{cells::Cells, completion::Completion};
 use crate::{
@@ -98,7 +98,7 @@ fn train(policy: &Vlm, objective: &mut dyn Objective, examples: Examples, course
     let ahead = LoaderOptions { depth: 2 * size, threads: config.data.threads, on_bad: config.data.on_bad_example };
     let mut loader = Loader::new(examples, order, ahead, LoaderState::default())?;
     let extra = objective.parameters();
-    let adamw = AdamWOptions { betas: optim.betas, eps: optim.eps, weight_decay: optim.weight_decay };
+    let adamw = optim.adamw();
     let mut optimizer = AdamW::new(policy.parameters().chain(&extra), adamw);
     let mut log = MetricsFile::open(&course.output.join(LOG), 0)?;
     let mut progress = Progress::start(0, steps);

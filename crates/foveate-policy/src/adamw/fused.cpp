@@ -1,0 +1,64 @@
+// Operations on lists of tensors that libtorch has and tch does not bind. Each returns 0, or 1 with a message.
+
+#include <cstring>
+#include <exception>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/_foreach_norm.h>
+#include <ATen/ops/_fused_adamw.h>
+#include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/stack.h>
+#include <c10/core/GradMode.h>
+
+namespace {
+
+std::vector<at::Tensor> list(at::Tensor *const *tensors, size_t count) {
+    std::vector<at::Tensor> all;
+    all.reserve(count);
+    for (size_t i = 0; i < count; ++i) all.push_back(*tensors[i]);
+    return all;
+}
+
+template <typename Work> int guarded(char *message, size_t size, Work work) {
+    try {
+        c10::AutoGradMode no_gradients(false);
+        work();
+        return 0;
+    } catch (const std::exception &error) {
+        std::strncpy(message, error.what(), size - 1);
+        message[size - 1] = 0;
+        return 1;
+    }
+}
+
+} // namespace
+
+extern "C" {
+
+struct foveate_adamw {
+    double lr, beta1, beta2, weight_decay, eps;
+};
+
+// The Euclidean norm of all tensors together.
+int foveate_norm(at::Tensor *const *tensors, size_t count, double *norm, char *message, size_t size) {
+    return guarded(message, size, [&] {
+        auto norms = at::_foreach_norm(list(tensors, count), 2, at::kFloat);
+        *norm = at::linalg_vector_norm(at::stack(norms)).item<double>();
+    });
+}
+
+// One AdamW step; gradients are divided by `scale`. Lists are of equal length, `steps` holding the number of this step.
+int foveate_adamw_step(at::Tensor *const *parameters, at::Tensor *const *gradients, at::Tensor *const *first,
+                       at::Tensor *const *second, at::Tensor *const *steps, size_t count, const at::Tensor *scale,
+                       foveate_adamw options, char *message, size_t size) {
+    return guarded(message, size, [&] {
+        std::vector<at::Tensor> all = list(parameters, count);
+        std::vector<at::Tensor> at_all = list(gradients, count), moments = list(first, count);
+        std::vector<at::Tensor> squares = list(second, count), counts = list(steps, count);
+        at::_fused_adamw_(all, at_all, moments, squares, {}, counts, options.lr, options.beta1, options.beta2,
+                          options.weight_decay, options.eps, /*amsgrad=*/false, /*maximize=*/false, *scale,
+                          /*found_inf=*/std::nullopt);
+    });
+}
+}
