@@ -246,7 +246,7 @@ pub struct EvalArgs {
 #[command(after_help = "Example:\n  trainer bench --shape configs/bench/cpu-small.json --mode update --threads 2")]
 pub struct BenchArgs {
     /// Dimensions of the model and the step's work, as JSON; configs/bench has some
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", overrides_with = "shape")]
     pub shape: PathBuf,
     /// rollout, rollout-attn (with frame attention), update, score (without and with frame attention), or all of them,
     /// each in a process of its own

@@ -200,9 +200,10 @@ fn gradient(logprobs: &Tensor, group: &Group, groups: usize) -> Tensor {
 
 /// Seconds that work takes until the device has done it.
 fn timed<T>(device: Device, work: impl FnOnce() -> Result<T>) -> Result<(T, f64)> {
-    let wait = || match device {
-        Device::Cuda(index) => Cuda::synchronize(index as i64),
-        _ => {}
+    let wait = || {
+        if let Device::Cuda(index) = device {
+            Cuda::synchronize(index as i64);
+        }
     };
     wait();
     let start = Instant::now();
