@@ -17,6 +17,14 @@ train-grpo *args:
 make-tiny-vlm:
     scripts/make-tiny-vlm
 
+# time and memory of a step's work on random weights; takes trainer bench's options
+bench *args:
+    cargo run -p trainer -- bench --shape configs/bench/cpu-small.json --mode all "$@"
+
+# the same work with transformers and with foveate, in turn; FOVEATE_PYTHON names a Python that has transformers
+bench-peer *args:
+    scripts/bench-peer "$@"
+
 # formatting, lints, every test, documentation
 test: fmt clippy unit docs
 

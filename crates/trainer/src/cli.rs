@@ -13,7 +13,7 @@ use serde::de::value::Error as WordError;
 use crate::config::Layers;
 use crate::error::UserContext;
 use crate::run::init_log;
-use crate::{evaluate, explain, prepare, scenes, score, sft, tiny, train};
+use crate::{bench, evaluate, explain, prepare, scenes, score, sft, tiny, train};
 
 /// Reinforcement-learning post-training of video multimodal LLMs. Without a command, trains a policy.
 #[derive(Debug, Parser)]
@@ -80,6 +80,8 @@ pub enum Command {
     Sft(SftArgs),
     /// Accuracy on a file of questions, with every answer kept
     Eval(EvalArgs),
+    /// Time and memory of rollout, update and scoring on random weights of a given shape
+    Bench(BenchArgs),
     /// Make and prepare data
     #[command(subcommand)]
     Data(DataCommand),
@@ -239,6 +241,47 @@ pub struct EvalArgs {
     pub settings: SettingsArgs,
 }
 
+/// What `bench` is told.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Example:\n  trainer bench --shape configs/bench/cpu-small.json --mode update --threads 2")]
+pub struct BenchArgs {
+    /// Dimensions of the model and the step's work, as JSON; configs/bench has some
+    #[arg(long, value_name = "FILE", overrides_with = "shape")]
+    pub shape: PathBuf,
+    /// rollout, rollout-attn (with frame attention), update, score (without and with frame attention), or all of them,
+    /// each in a process of its own
+    #[arg(long, value_name = "MODE", default_value = "all", overrides_with = "mode")]
+    pub mode: String,
+    /// auto, cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub device: String,
+    /// Number format of weights and activations: float32 or bfloat16
+    #[arg(long, value_name = "DTYPE", default_value = "float32")]
+    pub dtype: String,
+    /// CPU threads of one operation
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(i32).range(1..))]
+    pub threads: i32,
+    /// Measured rounds, after one that warms up; the median is reported
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    pub repeat: u32,
+    /// Lengthen (or shorten) the prompt's text so that the prompt has N tokens, video included
+    #[arg(long, value_name = "N")]
+    pub prompt_tokens: Option<usize>,
+    /// Tokens of each completion, in place of the shape's
+    #[arg(long, value_name = "N")]
+    pub completion_tokens: Option<usize>,
+    /// Frames (temporal grids) of the video, in place of the shape's
+    #[arg(long, value_name = "N")]
+    pub frames: Option<usize>,
+    /// Prompts of the step, each with its group of completions [default: 1]
+    #[arg(long, value_name = "N")]
+    pub groups: Option<usize>,
+    /// What the device can do at most, in 10^12 operations a second, for the share that is used (`mfu`)
+    /// [default: 989 for bfloat16 on H100 and H200, else unknown]
+    #[arg(long, value_name = "X")]
+    pub peak_tflops: Option<f64>,
+}
+
 fn attention(name: &str) -> Result<AttentionMode, WordError> {
     AttentionMode::deserialize(name.into_deserializer())
 }
@@ -256,6 +299,7 @@ pub fn dispatch(cli: Cli) -> Result<()> {
         Some(Command::Explain(args)) => explain::run(&args),
         Some(Command::Sft(args)) => sft::run(&args),
         Some(Command::Eval(args)) => evaluate::run(&args),
+        Some(Command::Bench(args)) => bench::run(&args),
         Some(Command::Data(DataCommand::Prepare(args))) => prepare::run(&args),
         Some(Command::Data(DataCommand::Scenes(args))) => scenes::run(&args),
         Some(Command::Data(DataCommand::TinyVlm(args))) => tiny::write(&args.output),

@@ -155,7 +155,7 @@ impl Memory {
 }
 
 /// Weights of the text decoder's matrices.
-fn text_parameters(model: &ModelConfig) -> f64 {
+pub(crate) fn text_parameters(model: &ModelConfig) -> f64 {
     let t = &model.text;
     let key_value = t.num_key_value_heads * t.head_dim();
     let attention = 2 * t.hidden_size * t.hidden_size + 2 * t.hidden_size * key_value;
@@ -165,7 +165,7 @@ fn text_parameters(model: &ModelConfig) -> f64 {
 }
 
 /// Weights of the vision tower's matrices, its merger's included.
-fn vision_parameters(model: &ModelConfig) -> f64 {
+pub(crate) fn vision_parameters(model: &ModelConfig) -> f64 {
     let v = &model.vision;
     let block = 4 * v.hidden_size * v.hidden_size + 3 * v.hidden_size * v.intermediate_size;
     let merged = v.hidden_size * v.merge_area();

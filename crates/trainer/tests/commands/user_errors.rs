@@ -154,6 +154,7 @@ fn every_command_has_help_with_an_example() {
         &["explain"],
         &["sft"],
         &["eval"],
+        &["bench"],
         &["data", "scenes"],
         &["data", "prepare"],
         &["data", "tiny-vlm"],

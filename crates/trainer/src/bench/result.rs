@@ -1,0 +1,113 @@
+//! Rounds made into the numbers that are reported.
+
+use anyhow::{Context, Result};
+use serde_json::{Map, Value};
+use tch::{Device, Kind};
+
+use super::{Mode, cost::Cost, work::Phases};
+
+/// What the numbers of all modes are made with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Yardstick<'a> {
+    /// What the work needs at least.
+    pub(super) cost: Cost<'a>,
+    /// Number format of the weights.
+    pub(super) kind: Kind,
+    /// What the device can do at most, in 10^12 floating-point operations a second, where that is known.
+    pub(super) peak_tflops: Option<f64>,
+}
+
+impl Yardstick<'_> {
+    /// The result of a mode: medians over its rounds.
+    pub(super) fn result(&self, mode: Mode, rounds: &[Phases], peak_mib: Option<f64>) -> Value {
+        let seconds = median(rounds.iter().map(|phases| phases.iter().map(|(_, seconds)| seconds).sum()).collect());
+        let names = rounds.first().into_iter().flatten().map(|(name, _)| *name);
+        let phases = names
+            .enumerate()
+            .map(|(at, name)| (name.to_owned(), median(rounds.iter().map(|phases| phases[at].1).collect())));
+        let phases: Map<String, Value> = phases.map(|(name, seconds)| (name, seconds.into())).collect();
+        let shape = self.cost.shape;
+        let samples = (shape.groups * shape.group_size) as f64;
+        let mut result = Map::from_iter([("seconds".to_owned(), seconds.into())]);
+        match mode {
+            Mode::Rollout | Mode::RolloutAttn => {
+                let tokens = samples * shape.completion_tokens as f64;
+                result.insert("completion_tokens_per_s".into(), (tokens / seconds).into());
+                result.insert("decode_gb_per_s".into(), self.decode_bandwidth(&phases).into());
+            }
+            _ => {
+                result.insert("samples_per_s".into(), (samples / seconds).into());
+            }
+        }
+        if let Some(peak) = self.peak_tflops {
+            result.insert("mfu".into(), (self.cost.flops(mode) / seconds / (peak * 1e12)).into());
+        }
+        result.insert("peak_mib".into(), peak_mib.into());
+        result.insert("phases".into(), phases.into());
+        result.into()
+    }
+
+    /// Bytes that a decode step reads at least, over its time, in GB/s; nothing where no token is decoded.
+    fn decode_bandwidth(&self, phases: &Map<String, Value>) -> Option<f64> {
+        let steps = self.cost.shape.completion_tokens.checked_sub(1).filter(|steps| *steps > 0)?;
+        let seconds = phases.get("decode")?.as_f64()?;
+        let bytes = self.cost.bytes_per_decode_step(self.kind.elt_size_in_bytes()) * steps as f64;
+        Some(bytes / seconds / 1e9).filter(|rate| rate.is_finite())
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() % 2 {
+        _ if values.is_empty() => f64::NAN,
+        0 => (values[middle - 1] + values[middle]) / 2.0,
+        _ => values[middle],
+    }
+}
+
+/// Most memory that this process has had so far, in MiB, as the kernel counts it (`VmHWM`). Nothing on a GPU: the
+/// statistics of libtorch's allocator cannot be reached from here.
+///
+/// # Errors
+/// `/proc` cannot be read.
+pub(super) fn peak_mib(device: Device) -> Result<Option<f64>> {
+    if device != Device::Cpu {
+        return Ok(None);
+    }
+    let status = fs_err::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<f64>().ok());
+    Ok(Some(kib.context("/proc/self/status has no VmHWM")? / 1024.0))
+}
+
+/// Dense bf16 operations a second of H100 and H200 (SXM), as NVIDIA states them, in 10^12; the driver's files say whether
+/// the GPU is one.
+pub(super) fn known_tflops(device: Device, kind: Kind) -> Option<f64> {
+    if device == Device::Cpu || kind != Kind::BFloat16 {
+        return None;
+    }
+    let gpus = std::fs::read_dir("/proc/driver/nvidia/gpus").ok()?;
+    let first = gpus.flatten().find_map(|gpu| std::fs::read_to_string(gpu.path().join("information")).ok())?;
+    let model = first.lines().find_map(|line| line.strip_prefix("Model:"))?;
+    ["H100", "H200"].iter().any(|name| model.contains(name)).then_some(989.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle_or_the_mean_of_the_two_middles() {
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
+    }
+
+    #[test]
+    fn the_peak_of_this_process_is_at_least_what_it_holds() {
+        let held = vec![1_u8; 64 << 20];
+        let peak = peak_mib(Device::Cpu).unwrap().unwrap();
+        assert!(peak > 64.0 && held.iter().all(|byte| *byte == 1), "{peak}");
+        assert_eq!(peak_mib(Device::Cuda(0)).unwrap(), None);
+    }
+}
