@@ -5,7 +5,7 @@ use std::{path::Path, time::Instant};
 use anyhow::{Context, Result};
 use foveate_algo::{Algorithm, Credit, GroupShape, Layers, Needs, Observations, ScoredGroup};
 use foveate_policy::{
-    Completions, Encoded, GroupDistributions, GroupSeed, Head, Rollout, SamplingParams, TextProcessor, Vlm,
+    Completions, Encoded, GroupDistributions, GroupSeed, Head, Observe, Rollout, SamplingParams, TextProcessor, Vlm,
 };
 use foveate_reward::{Answer, Reward, Rubric};
 use ndarray::{Array1, Array2, Array3, ArrayD, Ix2, Ix3};
@@ -126,7 +126,8 @@ impl Stepper<'_> {
             .collect::<Result<Vec<_>>>()?;
         let seeds: Vec<_> = (0..examples.len() as u64).map(|group| GroupSeed { seed, step, group }).collect();
         let prompts: Vec<&Encoded> = encoded.iter().collect();
-        let rollouts = self.policy.rollout(&prompts, &self.sampling(), &seeds, self.text.eos_ids())?;
+        let rollouts =
+            self.policy.rollout(&prompts, &self.sampling(), &seeds, self.text.eos_ids(), &Observe::default())?;
         let groups = examples.into_iter().zip(encoded).zip(rollouts).map(|((example, encoded), rollout)| Group {
             completions: Completions::new(&rollout.ids, self.policy.device()),
             example,
@@ -144,6 +145,7 @@ impl Stepper<'_> {
             temperature: rollout.temperature,
             top_p: rollout.top_p,
             top_k: rollout.top_k,
+            max_rows: 0,
         }
     }
 

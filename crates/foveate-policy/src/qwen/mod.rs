@@ -3,6 +3,8 @@
 //! heads, E head dim, F frames (temporal grids), V vocabulary.
 
 pub(crate) mod attention;
+pub(crate) mod cache;
+pub(crate) mod decode;
 pub(crate) mod rope;
 pub(crate) mod text;
 pub(crate) mod vision;
