@@ -8,7 +8,8 @@ use std::{env, error::Error, fs::File, io::Write, path::Path, sync::Arc};
 
 use foveate_algo::Layers;
 use foveate_policy::{
-    Completions, GroupSeed, LoadOptions, Media, ModelConfig, Prompt, SamplingParams, Segment, Trainable, Vlm, runtime,
+    Completions, GroupSeed, LoadOptions, Media, ModelConfig, Observe, Prompt, SamplingParams, Segment, Trainable, Vlm,
+    runtime,
 };
 use foveate_video::{Grid, Patches};
 use ndarray::Array2;
@@ -43,9 +44,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Sampling: the prompt, vision tower included, is computed once and shared by its three completions.
     let prompt = model.encode(&prompt(model.config()))?;
     println!("prompt: {} tokens, {} of them of {} frames", prompt.tokens(), prompt.video_tokens(), prompt.frames());
-    let params = SamplingParams { completions: 3, max_new_tokens: 5, temperature: 1.0, top_p: 1.0, top_k: 0 };
+    let params =
+        SamplingParams { completions: 3, max_new_tokens: 5, temperature: 1.0, top_p: 1.0, top_k: 0, max_rows: 0 };
     let seed = GroupSeed { seed: 42, step: 0, group: 0 };
-    let rollout = model.rollout(&[&prompt], &params, &[seed], &[2])?.remove(0);
+    let rollout = model.rollout(&[&prompt], &params, &[seed], &[2], &Observe::default())?.remove(0);
 
     // Teacher forcing: the same completions in one pass, packed behind the prompt.
     let completions = Completions::new(&rollout.ids, model.device());

@@ -1,20 +1,34 @@
-//! Generation: `prefill` each prompt once, then `decode_one_token` for all completions of all groups together.
+//! Generation: each prompt is computed once, then its group decodes together with the others until its rows end.
 
+use foveate_algo::Layers;
 use tch::{Kind, Tensor, no_grad};
 
 use crate::{
     PolicyError,
+    batch::{Batch, Join, Limits},
+    head::Head,
     input::Encoded,
     model::Vlm,
-    qwen::{
-        pack::Pack,
-        text::{Cache, Wanted},
-    },
+    qwen::{cache::Sizes, decode::Decoder, frames::FrameProbe, pack::Pack, text::Wanted},
+    records::{Records, Seen},
     sample::{GroupSeed, SamplingParams, sample, uniforms},
 };
 
-/// The completions drawn for one prompt.
-#[derive(Debug, Clone, PartialEq)]
+/// What is kept of generation beside its tokens; nothing by default. All of it comes from numbers that generation forms
+/// anyway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Observe {
+    /// Frame attention in these layers.
+    pub frame_layers: Option<Layers>,
+    /// Hidden states.
+    pub hidden: bool,
+    /// Entropies.
+    pub entropy: bool,
+}
+
+/// The completions drawn for one prompt, and what [`Observe`] asked to keep of them. T is the longest completion of the
+/// group; what is kept is 0 past a completion's end.
+#[derive(Debug, PartialEq)]
 pub struct Rollout {
     /// Token ids of each completion, its end-of-sequence token included.
     pub ids: Vec<Vec<i64>>,
@@ -22,11 +36,20 @@ pub struct Rollout {
     pub logprobs: Vec<Vec<f32>>,
     /// Whether a completion was cut off before an end-of-sequence token.
     pub truncated: Vec<bool>,
+    /// Attention mass of the position that predicts token t on each frame, mean over heads, by chosen layer:
+    /// `[L, G, T, F]` f32, as a teacher-forced pass gives it ([`crate::GroupForward`]); F is 0 without a video.
+    pub frame_attention: Option<Tensor>,
+    /// Hidden state that predicts token t, `[G, T, D]`: any [`Head`] turns it into a distribution again.
+    pub hidden: Option<Tensor>,
+    /// Entropy in nats of the distribution that token t was drawn from, before top-k and top-p: `[G, T]` f32.
+    pub entropy: Option<Tensor>,
 }
 
 impl Vlm {
-    /// Draws `params.completions` completions for every prompt. Each prompt is computed once and shared by its group;
-    /// all groups decode together. A group's tokens depend on its own prompt and seed alone.
+    /// Draws `params.completions` completions for every prompt, each of which ends with the first id of `end` or at
+    /// `params.max_new_tokens`. Each prompt is computed once and shared by its group. Groups decode together, as many
+    /// as `params.max_rows` allows: completions that have ended leave, and the next group joins when there is room. A
+    /// group's tokens depend on its own prompt and seed alone.
     ///
     /// # Errors
     /// If parameters are out of range, seeds and prompts differ in number, or a prompt with its completion would be
@@ -37,6 +60,7 @@ impl Vlm {
         params: &SamplingParams,
         seeds: &[GroupSeed],
         end: &[i64],
+        observe: &Observe,
     ) -> Result<Vec<Rollout>, PolicyError> {
         params.check()?;
         let longest = self.config().text.max_position_embeddings as usize;
@@ -54,73 +78,146 @@ impl Vlm {
         if prompts.is_empty() {
             return Ok(Vec::new());
         }
-        Ok(no_grad(|| self.draw(prompts, params, seeds, end)))
+        Ok(no_grad(|| Generation::new(self, prompts, params, seeds, end, *observe).run(end)))
+    }
+}
+
+/// A rollout under way.
+struct Generation<'a> {
+    model: &'a Vlm,
+    prompts: &'a [&'a Encoded],
+    params: &'a SamplingParams,
+    observe: Observe,
+    head: Head,
+    decoder: Decoder<'a>,
+    sizes: Sizes,
+    uniforms: Tensor, // [(B + 1) * T], T the longest completion allowed
+    ends: Tensor,     // [V] bool
+    records: Records,
+}
+
+/// A prompt after its only pass.
+struct Prefilled {
+    keys_values: Vec<[Tensor; 2]>, // by layer, [P, K, E]
+    probe: Option<FrameProbe>,
+    hidden: Tensor,                  // [D], predicts the first token
+    frame_attention: Option<Tensor>, // [L, F of this prompt], of the same position
+}
+
+impl<'a> Generation<'a> {
+    fn new(
+        model: &'a Vlm,
+        prompts: &'a [&'a Encoded],
+        params: &'a SamplingParams,
+        seeds: &[GroupSeed],
+        end: &[i64],
+        observe: Observe,
+    ) -> Self {
+        let (text, device) = (&model.config().text, model.device());
+        let sizes = Sizes {
+            layers: text.num_hidden_layers as usize,
+            heads: text.num_attention_heads,
+            kv_heads: text.num_key_value_heads,
+            width: text.head_dim(),
+            hidden: text.hidden_size,
+            // The last token of a completion is never an input.
+            columns: (params.max_new_tokens as i64 - 1).max(1),
+            seen_layers: observe.frame_layers.map_or(0, |layers| model.text.count(layers)),
+            frames: prompts.iter().map(|prompt| prompt.frames).max().unwrap_or(0),
+            kind: model.text.head().kind(),
+            device,
+        };
+        let in_vocabulary: Vec<i64> = end.iter().copied().filter(|id| (0..text.vocab_size).contains(id)).collect();
+        let ends = Tensor::zeros([text.vocab_size], (Kind::Bool, device));
+        Self {
+            ends: ends.index_fill(0, &Tensor::from_slice(&in_vocabulary).to_device(device), 1),
+            head: model.head(params.temperature),
+            decoder: Decoder::new(&model.text),
+            uniforms: uniforms(seeds, params, device),
+            records: Records::new(&sizes, [prompts.len(), params.completions, params.max_new_tokens], observe),
+            model,
+            prompts,
+            params,
+            observe,
+            sizes,
+        }
     }
 
-    fn draw(&self, prompts: &[&Encoded], params: &SamplingParams, seeds: &[GroupSeed], end: &[i64]) -> Vec<Rollout> {
-        let (count, device) = (params.completions as i64, self.device());
-        let head = self.head(params.temperature);
-        let uniform = uniforms(seeds, params, device);
-        let end = Tensor::from_slice(end).to_device(device);
-        let (keys_values, last): (Vec<_>, Vec<_>) = prompts.iter().map(|prompt| self.prefill(prompt)).unzip();
-        let mut cache = Cache::new(&keys_values, count, params.max_new_tokens as i64);
-        drop(keys_values);
-        let mut hidden = Tensor::stack(&last, 0).repeat_interleave_self_int(count, 0, None);
-        let starts: Vec<i64> = prompts.iter().map(|prompt| prompt.next_position).collect();
-        let starts = Tensor::from_slice(&starts).to_device(device).repeat_interleave_self_int(count, 0, None);
-
-        let rows = prompts.len() as i64 * count;
-        let mut finished = Tensor::zeros([rows], (Kind::Bool, device));
-        let (mut ids, mut logprobs, mut ended) = (Vec::new(), Vec::new(), Vec::new());
-        for step in 0..params.max_new_tokens as i64 {
-            let (token, logprob) = sample(&head.logits(&hidden), params, &uniform.select(1, step));
-            finished = finished.logical_or(&token.unsqueeze(-1).eq_tensor(&end).any_dim(-1, false));
-            ids.push(token.shallow_clone());
-            logprobs.push(logprob);
-            ended.push(finished.shallow_clone());
-            if step + 1 == params.max_new_tokens as i64 || finished.all().int64_value(&[]) == 1 {
-                break;
+    fn run(mut self, end: &[i64]) -> Vec<Rollout> {
+        let limits = Limits {
+            groups: self.prompts.len(),
+            completions: self.params.completions,
+            length: self.params.max_new_tokens,
+            rows: self.params.max_rows,
+        };
+        let mut batch = Batch::new(self.sizes, limits);
+        loop {
+            while let Some(plan) = batch.plan() {
+                batch = batch.regrouped(&plan, self.prompts, |positions| self.model.rope(positions));
+                self.join(&mut batch, &plan.joins());
             }
-            let positions = (&starts + step).unsqueeze(0).expand([3, rows], false);
-            let rope = self.rope(&positions);
-            hidden = self.text.decode_one_token(self.text.embed(&token), &rope, &mut cache);
+            if batch.is_empty() {
+                return self.records.rollouts(self.prompts, end);
+            }
+            let hidden = self.decoder.decode_one_token(&batch.tokens, &mut batch.cache);
+            let frame_attention = batch.cache.seen.as_ref().map(|seen| seen.flatten(1, 2));
+            let tokens = self.draw(hidden, frame_attention, &batch.places());
+            batch.push(tokens, &self.ends);
         }
-        let [ids, logprobs, ended] = [ids, logprobs, ended].map(|steps| Tensor::stack(&steps, 1));
-        rollouts(&ids, &logprobs, &ended, params.completions)
     }
 
-    /// Keys and values of a prompt and the hidden state that predicts the first token.
-    fn prefill(&self, prompt: &Encoded) -> (Vec<[Tensor; 2]>, Tensor) {
+    /// Computes the prompts of the groups that join and draws their first tokens.
+    fn join(&mut self, batch: &mut Batch, joins: &[Join]) {
+        if joins.is_empty() {
+            return;
+        }
+        let (completions, layers) = (self.params.completions as i64, self.sizes.seen_layers as i64);
+        let mut hidden = Vec::new();
+        let mut frames = Vec::new();
+        for join in joins {
+            let prefilled = self.prefill(self.prompts[join.group]);
+            batch.cache.fill(join.seat, &prefilled.keys_values, prefilled.probe.as_ref());
+            hidden.push(prefilled.hidden);
+            let own = prefilled
+                .frame_attention
+                .unwrap_or_else(|| Tensor::zeros([layers, 0], (Kind::Float, self.sizes.device)));
+            let missing = self.sizes.frames - own.size()[1];
+            frames.push(own.constant_pad_nd([0, missing]));
+        }
+        let hidden = Tensor::stack(&hidden, 0).repeat_interleave_self_int(completions, 0, None);
+        let frames = Tensor::stack(&frames, 1).repeat_interleave_self_int(completions, 1, None); // [L, rows, F]
+        let tokens = self.draw(hidden, Some(frames), &batch.first_places(joins));
+        batch.join(tokens, &self.ends);
+    }
+
+    /// The next token of every row from its hidden state `[B, D]`, recorded in its place.
+    fn draw(&mut self, hidden: Tensor, frame_attention: Option<Tensor>, places: &Tensor) -> Tensor {
+        let uniform = self.uniforms.index_select(0, places);
+        let drawn = sample(&self.head.logits(&hidden), self.params, &uniform);
+        let entropy = self.observe.entropy.then(|| drawn.entropy());
+        self.records
+            .put(places, &Seen { ids: &drawn.ids, logprobs: &drawn.logprobs, entropy, hidden, frame_attention });
+        drawn.ids
+    }
+
+    /// The only pass over a prompt.
+    fn prefill(&self, prompt: &Encoded) -> Prefilled {
+        let model = self.model;
         let rows = prompt.tokens() as i64;
-        let pack = Pack::of_prompt(rows, vec![rows - 1], self.device());
-        let wanted = Wanted { keys_values: true, ..Wanted::default() };
-        let rope = self.rope(&prompt.positions);
-        let (hidden, taps) = self.text.forward(self.embed_prompt(prompt), &rope, &pack, &wanted);
-        (taps.keys_values, hidden.get(0))
-    }
-}
-
-/// Cuts rows `[B, T]` of ids, log-probs and "has ended by here" into groups of completions.
-fn rollouts(ids: &Tensor, logprobs: &Tensor, ended: &Tensor, completions: usize) -> Vec<Rollout> {
-    let ids: Vec<Vec<i64>> = rows(ids);
-    let logprobs: Vec<Vec<f32>> = rows(logprobs);
-    let ended: Vec<Vec<bool>> = rows(ended);
-    let all: Vec<usize> = (0..ids.len()).collect();
-    let groups = all.chunks(completions).map(|rows| {
-        let length = |row: usize| ended[row].iter().position(|e| *e).map_or(ended[row].len(), |last| last + 1);
-        Rollout {
-            ids: rows.iter().map(|&row| ids[row][..length(row)].to_vec()).collect(),
-            logprobs: rows.iter().map(|&row| logprobs[row][..length(row)].to_vec()).collect(),
-            truncated: rows.iter().map(|&row| !ended[row].last().copied().unwrap_or(false)).collect(),
+        let pack = Pack::of_prompt(rows, vec![rows - 1], model.device());
+        let mut wanted = Wanted {
+            frames: model.probe(prompt, &[rows - 1], self.observe.frame_layers).map(Some).into_iter().collect(),
+            frame_layers: self.sizes.seen_layers,
+            keys_values: true,
+        };
+        let rope = model.rope(&prompt.positions);
+        let (hidden, taps) = model.text.forward(model.embed_prompt(prompt), &rope, &pack, &wanted);
+        let seen: Vec<_> = taps.frame_attention.into_iter().flatten().collect();
+        Prefilled {
+            keys_values: taps.keys_values,
+            probe: wanted.frames.pop().flatten(),
+            hidden: hidden.get(0),
+            frame_attention: (!seen.is_empty()).then(|| Tensor::cat(&seen, 0)),
         }
-    });
-    groups.collect()
-}
-
-fn rows<T: tch::kind::Element + Copy>(tensor: &Tensor) -> Vec<Vec<T>> {
-    let (rows, columns) = (tensor.size()[0] as usize, tensor.size()[1] as usize);
-    let mut flat = vec![T::ZERO; rows * columns];
-    let tensor = tensor.to_device(tch::Device::Cpu).contiguous();
-    tensor.copy_data(&mut flat, rows * columns);
-    flat.chunks(columns).map(<[T]>::to_vec).collect()
+    }
 }

@@ -10,6 +10,7 @@
 //! `FOVEATE_LIBTORCH_CUDA` ([`runtime::init`]).
 
 mod adamw;
+mod batch;
 mod companions;
 mod config;
 mod divergence;
@@ -22,6 +23,7 @@ mod loss;
 mod model;
 mod pass;
 mod qwen;
+mod records;
 pub mod runtime;
 mod sample;
 mod score;
@@ -32,7 +34,7 @@ pub use adamw::{AdamW, AdamWOptions, Precision};
 pub use config::{ModelConfig, TextConfig, VisionConfig};
 pub use divergence::GroupDistributions;
 pub use error::PolicyError;
-pub use generate::Rollout;
+pub use generate::{Observe, Rollout};
 pub use head::{Head, ScoreGradients, TokenScores};
 pub use input::{Completions, Encoded, Media, Prompt};
 pub use loss::{Surrogate, SurrogateInputs, surrogate_loss};

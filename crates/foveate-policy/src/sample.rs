@@ -19,12 +19,15 @@ pub struct SamplingParams {
     pub top_p: f64,
     /// So many likeliest tokens; 0 keeps all.
     pub top_k: usize,
+    /// Most completions that are drawn at a time, a single prompt's aside; 0 draws those of all prompts together. It
+    /// bounds memory and changes no token.
+    pub max_rows: usize,
 }
 
 impl SamplingParams {
     /// Greedy decoding of one completion.
     pub fn greedy(max_new_tokens: usize) -> Self {
-        Self { completions: 1, max_new_tokens, temperature: 0.0, top_p: 1.0, top_k: 0 }
+        Self { completions: 1, max_new_tokens, temperature: 0.0, top_p: 1.0, top_k: 0, max_rows: 0 }
     }
 
     pub(crate) fn check(&self) -> Result<(), PolicyError> {
@@ -67,32 +70,48 @@ impl GroupSeed {
     }
 }
 
-/// Uniform numbers of all rows, `[B, T]`; rows are the groups' completions in order.
+/// Uniform numbers of all rows, `[(B + 1) * T]`; rows are the groups' completions in order, and one that is none.
 pub(crate) fn uniforms(seeds: &[GroupSeed], params: &SamplingParams, device: Device) -> Tensor {
     let rows =
         seeds.iter().flat_map(|seed| (0..params.completions as u64).map(|c| seed.uniforms(c, params.max_new_tokens)));
-    let numbers: Vec<f32> = rows.flatten().collect();
-    Tensor::from_slice(&numbers).view([-1, params.max_new_tokens as i64]).to_device(device)
+    let numbers: Vec<f32> = rows.flatten().chain(std::iter::repeat_n(0.0, params.max_new_tokens)).collect();
+    Tensor::from_slice(&numbers).to_device(device)
 }
 
-/// One token per row and its log-prob under the unfiltered distribution: logits `[B, V]` (temperature applied),
-/// uniform numbers `[B]` -> ids `[B]`, log-probs `[B]`.
-pub(crate) fn sample(logits: &Tensor, params: &SamplingParams, uniform: &Tensor) -> (Tensor, Tensor) {
-    let logprobs = logits.log_softmax(-1, Kind::Float);
+/// A token for each of B rows.
+#[derive(Debug)]
+pub(crate) struct Drawn {
+    /// Ids, `[B]`.
+    pub(crate) ids: Tensor,
+    /// Their log-probs under the unfiltered distribution, `[B]`.
+    pub(crate) logprobs: Tensor,
+    probabilities: Tensor, // [B, V]
+}
+
+impl Drawn {
+    /// Entropy of the unfiltered distribution in nats, `[B]`.
+    pub(crate) fn entropy(&self) -> Tensor {
+        self.probabilities.special_entr().sum_dim_intlist(-1, false, Kind::Float)
+    }
+}
+
+/// One token per row: logits `[B, V]` (temperature applied), uniform numbers `[B]`.
+pub(crate) fn sample(logits: &Tensor, params: &SamplingParams, uniform: &Tensor) -> Drawn {
+    let probabilities = logits.softmax(-1, Kind::Float);
     let ids = if params.temperature == 0.0 {
         logits.argmax(-1, true)
     } else {
-        let cumulative = filtered(&logprobs.exp(), params).cumsum(-1, Kind::Float);
+        let cumulative = filtered(&probabilities, params).cumsum(-1, Kind::Float);
         // The first token whose cumulative probability passes u * total; u < 1, so there is one.
-        let total = cumulative.narrow(-1, cumulative.size()[1] - 1, 1);
+        let total = cumulative.narrow(-1, cumulative.size()[1] - 1, 1).contiguous();
         let threshold = uniform.unsqueeze(-1) * &total;
-        let passed = cumulative.le_tensor(&threshold).to_kind(Kind::Int64).sum_dim_intlist(-1, true, Kind::Int64);
+        let passed = threshold.searchsorted(&cumulative, false, true, "right", None::<Tensor>);
         // Rounding may let u * total reach the total: take the last token that has any probability.
-        let last = cumulative.lt_tensor(&total).to_kind(Kind::Int64).sum_dim_intlist(-1, true, Kind::Int64);
+        let last = total.searchsorted(&cumulative, false, false, "left", None::<Tensor>);
         passed.minimum(&last)
     };
-    let chosen = logprobs.gather(-1, &ids, false);
-    (ids.squeeze_dim(-1), chosen.squeeze_dim(-1))
+    let logprobs = probabilities.gather(-1, &ids, false).log_().squeeze_dim(-1);
+    Drawn { ids: ids.squeeze_dim(-1), logprobs, probabilities }
 }
 
 /// Probabilities `[B, V]` with everything outside top-k and top-p set to 0.
@@ -113,12 +132,12 @@ mod tests {
     use super::*;
 
     fn params(temperature: f64, top_p: f64, top_k: usize) -> SamplingParams {
-        SamplingParams { completions: 2, max_new_tokens: 4, temperature, top_p, top_k }
+        SamplingParams { completions: 2, max_new_tokens: 4, temperature, top_p, top_k, max_rows: 0 }
     }
 
     fn draw(probabilities: &[f32], uniform: f32, params: &SamplingParams) -> i64 {
         let logits = Tensor::from_slice(probabilities).log().unsqueeze(0);
-        sample(&logits, params, &Tensor::from_slice(&[uniform])).0.int64_value(&[0])
+        sample(&logits, params, &Tensor::from_slice(&[uniform])).ids.int64_value(&[0])
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use anyhow::Result;
-use foveate_policy::{Encoded, GroupSeed, Rollout, SamplingParams, TextProcessor, Vlm};
+use foveate_policy::{Encoded, GroupSeed, Observe, Rollout, SamplingParams, TextProcessor, Vlm};
 use foveate_reward::{Answer, Rubric};
 
 use crate::{
@@ -79,6 +79,7 @@ impl Examinee<'_> {
             temperature: eval.temperature,
             top_p: eval.top_p,
             top_k: eval.top_k,
+            max_rows: 0,
         };
         let seed = self.config.run.seed;
         let seeds: Vec<_> =
@@ -86,7 +87,7 @@ impl Examinee<'_> {
         let encoded =
             examples.iter().map(|sample| self.policy.encode(&sample.prompt)).collect::<Result<Vec<_>, _>>()?;
         let prompts: Vec<&Encoded> = encoded.iter().collect();
-        let rollouts = self.policy.rollout(&prompts, &params, &seeds, self.text.eos_ids())?;
+        let rollouts = self.policy.rollout(&prompts, &params, &seeds, self.text.eos_ids(), &Observe::default())?;
         let item = |(sample, rollout): (&Prepared, &Rollout)| {
             let completion = self.text.decode(&rollout.ids[0])?;
             let reward = self.rubric.score(&Answer::new(&sample.example.answer), &completion);

@@ -5,10 +5,9 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
-use foveate_policy::{AttentionMode, runtime};
-use serde::Deserialize;
-use serde::de::IntoDeserializer;
+use foveate_policy::{AttentionMode, Precision, Recompute, runtime};
 use serde::de::value::Error as WordError;
+use serde::de::{DeserializeOwned, IntoDeserializer};
 
 use crate::config::Layers;
 use crate::error::UserContext;
@@ -186,7 +185,7 @@ pub struct ScoreArgs {
     #[arg(long, value_name = "FILE")]
     pub output: PathBuf,
     /// How attention to frames is captured
-    #[arg(long, value_name = "eager|fused", default_value = "fused", value_parser = attention)]
+    #[arg(long, value_name = "eager|fused", default_value = "fused", value_parser = word::<AttentionMode>)]
     pub attention: AttentionMode,
     /// Layers that frame attention is averaged over: all or last:N
     #[arg(long, value_name = "LAYERS", default_value = "last:3")]
@@ -248,7 +247,7 @@ pub struct BenchArgs {
     /// Dimensions of the model and the step's work, as JSON; configs/bench has some
     #[arg(long, value_name = "FILE", overrides_with = "shape")]
     pub shape: PathBuf,
-    /// rollout, rollout-attn (with frame attention), update, score (without and with frame attention), or all of them,
+    /// rollout, rollout-attn (with frame attention), rollouts (both in turn), update, score (without and with frame attention), or all of them,
     /// each in a process of its own
     #[arg(long, value_name = "MODE", default_value = "all", overrides_with = "mode")]
     pub mode: String,
@@ -276,14 +275,24 @@ pub struct BenchArgs {
     /// Prompts of the step, each with its group of completions [default: 1]
     #[arg(long, value_name = "N")]
     pub groups: Option<usize>,
+    /// update: most tokens of a pass, prompts included; 0: all in one
+    #[arg(long, value_name = "N", default_value_t = 16384)]
+    pub pass_tokens: usize,
+    /// update: what a backward pass computes again: nothing or layers
+    #[arg(long, value_name = "WHAT", default_value = "nothing", value_parser = word::<Recompute>)]
+    pub recompute: Recompute,
+    /// update: what is kept in f32 behind bfloat16 weights: float32, master or weights (nothing, as the peer)
+    #[arg(long, value_name = "WHAT", default_value = "float32", value_parser = word::<Precision>)]
+    pub precision: Precision,
     /// What the device can do at most, in 10^12 operations a second, for the share that is used (`mfu`)
     /// [default: 989 for bfloat16 on H100 and H200, else unknown]
     #[arg(long, value_name = "X")]
     pub peak_tflops: Option<f64>,
 }
 
-fn attention(name: &str) -> Result<AttentionMode, WordError> {
-    AttentionMode::deserialize(name.into_deserializer())
+/// A setting by its name in configurations.
+fn word<T: DeserializeOwned>(name: &str) -> Result<T, WordError> {
+    T::deserialize(name.into_deserializer())
 }
 
 /// Runs what the command line asks for.

@@ -5,15 +5,16 @@ use std::{path::Path, time::Instant};
 use anyhow::{Context, Result};
 use foveate_algo::{Algorithm, Credit, GroupShape, Layers, Needs, Observations, ScoredGroup};
 use foveate_policy::{
-    Completions, Encoded, GroupDistributions, GroupSeed, Head, Rollout, SamplingParams, Segment, TextProcessor, Vlm,
+    Completions, Encoded, GroupDistributions, GroupSeed, Head, Observe, Rollout, SamplingParams, TextProcessor, Vlm,
 };
 use foveate_reward::{Answer, Reward, Rubric};
 use ndarray::{Array1, Array2, Array3, ArrayD, Ix2, Ix3};
-use tch::{Kind, Tensor, no_grad};
+use tch::{Kind, Tensor};
 
 use crate::{
     config::Config,
     data::Prepared,
+    passes::{Sizes, cut, passes, segments},
     update::{Updated, Updater, Work},
 };
 
@@ -33,6 +34,9 @@ pub struct Stepper<'a> {
     /// The run's configuration.
     pub config: &'a Config,
 }
+
+/// Layers whose attention to the event is logged where the data knows the event and the algorithm does not care.
+const EVENT_LAYERS: Layers = Layers::Last(3);
 
 /// A prompt with the completions that the policy gave.
 #[derive(Debug)]
@@ -124,7 +128,11 @@ impl Stepper<'_> {
             .collect::<Result<Vec<_>>>()?;
         let seeds: Vec<_> = (0..examples.len() as u64).map(|group| GroupSeed { seed, step, group }).collect();
         let prompts: Vec<&Encoded> = encoded.iter().collect();
-        let rollouts = self.policy.rollout(&prompts, &self.sampling(), &seeds, self.text.eos_ids())?;
+        let needs = self.algorithm.needs();
+        let event = examples.iter().any(Prepared::knows_event).then_some(EVENT_LAYERS);
+        let observe =
+            Observe { frame_layers: needs.frame_attention.or(event), hidden: needs.distributions, entropy: true };
+        let rollouts = self.policy.rollout(&prompts, &self.sampling(), &seeds, self.text.eos_ids(), &observe)?;
         let groups = examples.into_iter().zip(encoded).zip(rollouts).map(|((example, encoded), rollout)| Group {
             completions: Completions::new(&rollout.ids, self.policy.device()),
             example,
@@ -142,6 +150,7 @@ impl Stepper<'_> {
             temperature: rollout.temperature,
             top_p: rollout.top_p,
             top_k: rollout.top_k,
+            max_rows: rollout.max_rows,
         }
     }
 
@@ -154,42 +163,48 @@ impl Stepper<'_> {
         groups.iter().map(|group| score_rollout(self.text, self.rubric, group)).collect()
     }
 
-    /// The teacher-forced passes without gradients that the objective asks for; often none.
+    /// What credit and loss need to know of the groups: what was seen while they were drawn, and the reference policy's
+    /// log-probs, which take passes of their own.
     fn observe(&self, groups: &[Group]) -> Result<Vec<Seen>> {
         let needs = self.algorithm.needs();
-        let observe = |group: &Group| {
-            let mut seen = self.observe_policy(group, &needs)?;
-            if let Some(reference) = self.reference {
-                seen.ref_logprobs = Some(self.logprobs(reference, group)?);
+        let mut seen = groups.iter().map(|group| self.seen(group, &needs)).collect::<Result<Vec<_>>>()?;
+        if let Some(reference) = self.reference {
+            for (seen, logprobs) in seen.iter_mut().zip(self.logprobs(reference, groups)?) {
+                seen.ref_logprobs = Some(logprobs);
             }
-            Ok(seen)
-        };
-        groups.iter().map(|group| no_grad(|| observe(group))).collect()
+        }
+        Ok(seen)
     }
 
-    fn observe_policy(&self, group: &Group, needs: &Needs) -> Result<Seen> {
-        let head = self.head(self.policy);
-        let completions = &group.completions;
-        let capture = needs.frame_attention.or_else(|| event_layers(group));
-        let segment = Segment { prompt: &group.encoded, completions };
-        let forward = self.policy.forward(&[segment], capture)?.remove(0);
-        let scores = head.score(&completions.flat(&forward.hidden), &completions.tokens());
+    fn seen(&self, group: &Group, needs: &Needs) -> Result<Seen> {
+        let rollout = &group.rollout;
+        let observes_frames = needs.frame_attention.is_some() || group.example.knows_event();
+        let frame_attention = rollout.frame_attention.as_ref().filter(|_| observes_frames);
+        let distributions = rollout.hidden.as_ref().filter(|_| needs.distributions);
         Ok(Seen {
             ref_logprobs: None,
-            frame_attention: forward.frame_attention.as_ref().map(mean_over_layers).transpose()?,
-            entropy: Some(array2(&completions.padded(&scores.entropy))?),
-            distributions: needs
-                .distributions
-                .then(|| GroupDistributions::new(&forward.hidden, completions.mask(), &head)),
+            frame_attention: frame_attention.map(mean_over_layers).transpose()?,
+            entropy: rollout.entropy.as_ref().map(array2).transpose()?,
+            distributions: distributions
+                .map(|hidden| GroupDistributions::new(hidden, group.completions.mask(), &self.head(self.policy))),
         })
     }
 
-    fn logprobs(&self, policy: &Vlm, group: &Group) -> Result<Tensor> {
-        let completions = &group.completions;
-        let segment = Segment { prompt: &group.encoded, completions };
-        let forward = policy.forward(&[segment], None)?.remove(0);
-        let scores = self.head(policy).score(&completions.flat(&forward.hidden), &completions.tokens());
-        Ok(completions.padded(&scores.logprobs))
+    /// Teacher-forced log-probs `[G, T]` of every group under a policy.
+    fn logprobs(&self, policy: &Vlm, groups: &[Group]) -> Result<Vec<Tensor>> {
+        let sizes: Vec<_> = groups.iter().map(|group| Sizes::of(&group.encoded, &group.completions)).collect();
+        let head = self.head(policy);
+        let mut found: Vec<_> =
+            groups.iter().map(|group| Tensor::zeros_like(group.completions.ids()).to_kind(Kind::Float)).collect();
+        for pass in passes(sizes.iter().enumerate(), self.config.optim.pass_tokens) {
+            let parts = cut(&pass, |index| (&groups[index].encoded, &groups[index].completions));
+            let forwards = policy.forward(&segments(&parts), None)?;
+            for ((part, (_, completions)), forward) in pass.iter().zip(&parts).zip(forwards) {
+                let scores = head.score(&completions.flat(&forward.hidden), &completions.tokens());
+                found[part.group].narrow(0, part.start, part.count).copy_(&completions.padded(&scores.logprobs));
+            }
+        }
+        Ok(found)
     }
 
     fn credit(&self, scores: &[Scores], seen: &[Seen]) -> Result<Vec<Credit>> {
@@ -230,13 +245,8 @@ fn score_rollout(text: &TextProcessor, rubric: &Rubric, group: &Group) -> Result
     })
 }
 
-/// Layers whose attention to the event is logged where the data knows the event and the algorithm does not care.
-pub fn event_layers(group: &Group) -> Option<Layers> {
-    group.example.event.iter().any(|inside| *inside).then_some(Layers::Last(3))
-}
-
 /// `[L, G, T, F]` -> `[G, T, F]`.
-pub fn mean_over_layers(attention: &Tensor) -> Result<Array3<f32>> {
+fn mean_over_layers(attention: &Tensor) -> Result<Array3<f32>> {
     let array: ArrayD<f32> = (&attention.mean_dim(0, false, Kind::Float).to_device(tch::Device::Cpu)).try_into()?;
     Ok(array.into_dimensionality::<Ix3>()?)
 }

@@ -4,6 +4,8 @@
 
 pub(crate) mod attention;
 mod backward;
+pub(crate) mod cache;
+pub(crate) mod decode;
 pub(crate) mod frames;
 pub(crate) mod pack;
 pub(crate) mod rope;

@@ -42,6 +42,13 @@ impl Rope {
         Self::from_angles(&Tensor::cat(&angles, -1), Kind::Float)
     }
 
+    /// The rotations as complex numbers `[N, E/2]`, for heads whose numbers that rotate together lie side by side.
+    pub(crate) fn rotations(&self) -> Tensor {
+        let half = self.cos.size()[1] / 2;
+        let [cos, sin] = [&self.cos, &self.sin].map(|x| x.narrow(1, 0, half).to_kind(Kind::Float));
+        Tensor::complex(&cos, &sin)
+    }
+
     /// Rotates `x`: `[N, heads, E]`.
     pub(crate) fn rotate(&self, x: &Tensor) -> Tensor {
         let kind = x.kind();

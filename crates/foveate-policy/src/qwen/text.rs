@@ -1,7 +1,7 @@
-//! The text decoder: packed forward pass of a group, and the one-token step of generation.
+//! The text decoder and its packed pass without gradients.
 
 use foveate_algo::Layers;
-use tch::{Kind, Tensor, no_grad};
+use tch::{Tensor, no_grad};
 
 use super::{
     Linear, Mlp, RmsNorm,
@@ -16,13 +16,13 @@ use crate::{
 };
 
 #[derive(Debug)]
-struct Attention {
-    q_proj: Linear,
-    k_proj: Linear,
-    v_proj: Linear,
-    o_proj: Linear,
-    heads: i64,
-    kv_heads: i64,
+pub(super) struct Attention {
+    pub(super) q_proj: Linear,
+    pub(super) k_proj: Linear,
+    pub(super) v_proj: Linear,
+    pub(super) o_proj: Linear,
+    pub(super) heads: i64,
+    pub(super) kv_heads: i64,
 }
 
 impl Attention {
@@ -53,10 +53,10 @@ impl Attention {
 
 #[derive(Debug)]
 pub(super) struct Layer {
-    input_layernorm: RmsNorm,
-    self_attn: Attention,
-    post_attention_layernorm: RmsNorm,
-    mlp: Mlp,
+    pub(super) input_layernorm: RmsNorm,
+    pub(super) self_attn: Attention,
+    pub(super) post_attention_layernorm: RmsNorm,
+    pub(super) mlp: Mlp,
 }
 
 impl Layer {
@@ -166,104 +166,5 @@ impl TextModel {
     pub(super) fn rows_after(&self, layer: usize, pack: &Pack) -> impl Fn(&Tensor) -> Tensor {
         let predicting = (layer + 1 == self.layers.len()).then(|| pack.predicting.shallow_clone());
         move |x| predicting.as_ref().map_or_else(|| x.shallow_clone(), |rows| x.index_select(0, rows))
-    }
-
-    /// One generated token per row: embeddings `x` `[B, D]` -> hidden `[B, D]`, its keys and values going into `cache`.
-    pub(crate) fn decode_one_token(&self, x: Tensor, rope: &Rope, cache: &mut Cache) -> Tensor {
-        let mut x = x;
-        for (layer, store) in self.layers.iter().zip(&cache.layers) {
-            let qkv = layer.before(&x, rope);
-            x = layer.after(&x, &store.attend(qkv, cache.used, cache.prompt_bias.as_ref()));
-        }
-        cache.used += 1;
-        self.norm.forward(&x)
-    }
-}
-
-/// Keys and values during generation: those of each group's prompt once, and a place for every row's own tokens.
-/// B = groups * G rows; prompts of one batch are padded to the longest.
-#[derive(Debug)]
-pub(crate) struct Cache {
-    layers: Vec<LayerCache>,
-    prompt_bias: Option<Tensor>, // [groups, 1, 1, 1, P], 0 or -inf
-    used: i64,
-}
-
-#[derive(Debug)]
-struct LayerCache {
-    prompt_keys: Tensor,   // [groups, K, E, P]
-    prompt_values: Tensor, // [groups, K, P, E]
-    keys: Tensor,          // [B, K, T, E]
-    values: Tensor,        // [B, K, T, E]
-}
-
-impl Cache {
-    /// `prompts`: keys and values of each group's prompt by layer, as [`Taps::keys_values`] gives them; room for
-    /// `length` tokens of each of `completions` rows per group.
-    pub(crate) fn new(prompts: &[Vec<[Tensor; 2]>], completions: i64, length: i64) -> Self {
-        let widths: Vec<i64> = prompts.iter().map(|layers| layers[0][0].size()[0]).collect();
-        let longest = widths.iter().copied().max().unwrap_or(0);
-        let layers = (0..prompts[0].len()).map(|layer| {
-            let stacked = |which: usize| {
-                let padded = prompts.iter().map(|layers| {
-                    let x = &layers[layer][which];
-                    x.constant_pad_nd([0, 0, 0, 0, 0, longest - x.size()[0]]) // [P, K, E]
-                });
-                Tensor::stack(&padded.collect::<Vec<_>>(), 0)
-            };
-            let (keys, values) = (stacked(0), stacked(1));
-            let [groups, _, kv_heads, width] = [keys.size()[0], 0, keys.size()[2], keys.size()[3]];
-            let own = [groups * completions, kv_heads, length, width];
-            LayerCache {
-                prompt_keys: keys.permute([0, 2, 3, 1]).contiguous(),
-                prompt_values: values.transpose(1, 2).contiguous(),
-                keys: Tensor::zeros(own, (keys.kind(), keys.device())),
-                values: Tensor::zeros(own, (keys.kind(), keys.device())),
-            }
-        });
-        let layers: Vec<_> = layers.collect();
-        let uneven = widths.iter().any(|width| *width != longest);
-        let prompt_bias = uneven.then(|| {
-            let device = layers[0].keys.device();
-            let bias = Tensor::zeros([widths.len() as i64, 1, 1, 1, longest], (Kind::Float, device));
-            for (group, width) in widths.iter().enumerate() {
-                let _ = bias.get(group as i64).narrow(-1, *width, longest - width).fill_(f64::NEG_INFINITY);
-            }
-            bias
-        });
-        Self { layers, prompt_bias, used: 0 }
-    }
-}
-
-impl LayerCache {
-    /// Attention of one new token per row over its prompt and its own tokens: `[B, H * E]`. The softmax runs over both
-    /// parts together, so the prompt's keys are read once per group and copied for nobody.
-    fn attend(&self, [q, k, v]: [Tensor; 3], used: i64, prompt_bias: Option<&Tensor>) -> Tensor {
-        let (rows, heads, width) = (q.size()[0], q.size()[1], q.size()[2]);
-        let (groups, kv_heads, prompt) = (self.prompt_keys.size()[0], self.keys.size()[1], self.prompt_keys.size()[3]);
-        let (completions, repeat) = (rows / groups, heads / kv_heads);
-        self.keys.narrow(2, used, 1).copy_(&k.unsqueeze(2));
-        self.values.narrow(2, used, 1).copy_(&v.unsqueeze(2));
-        let keys = self.keys.narrow(2, 0, used + 1);
-        let values = self.values.narrow(2, 0, used + 1);
-
-        let q = q * (width as f64).powf(-0.5);
-        let by_group = q.view([groups, completions, kv_heads, repeat, width]).transpose(1, 2); // [groups, K, G, H/K, E]
-        let to_prompt = by_group.reshape([groups, kv_heads, -1, width]).matmul(&self.prompt_keys);
-        let to_prompt = to_prompt.view([groups, kv_heads, completions, repeat, prompt]).to_kind(Kind::Float);
-        let to_prompt = match prompt_bias {
-            Some(bias) => to_prompt + bias,
-            None => to_prompt,
-        };
-        let own = q.view([rows, kv_heads, repeat, width]).matmul(&keys.transpose(-2, -1));
-        let own = own.view([groups, completions, kv_heads, repeat, used + 1]).transpose(1, 2).to_kind(Kind::Float);
-        let weights = Tensor::cat(&[to_prompt, own], -1).softmax(-1, Kind::Float).to_kind(v.kind());
-
-        let on_prompt = weights.narrow(-1, 0, prompt).reshape([groups, kv_heads, -1, prompt]);
-        let out = on_prompt.matmul(&self.prompt_values);
-        let out = out.view([groups, kv_heads, completions, repeat, width]).transpose(1, 2);
-        let on_own = weights.narrow(-1, prompt, used + 1).transpose(1, 2).reshape([rows, kv_heads, repeat, -1]);
-        let own = on_own.matmul(&values).view([groups, completions, kv_heads, repeat, width]);
-        (out + own).reshape([rows, heads * width])
     }
 }

@@ -2,11 +2,11 @@
 
 use foveate_algo::Layers;
 use foveate_policy::{
-    AttentionMode, Completions, Encoded, GroupSeed, LoadOptions, Prompt, Rollout, SamplingParams, Segment, Trainable,
-    Vlm,
+    AttentionMode, Completions, Encoded, GroupSeed, LoadOptions, Observe, Prompt, Rollout, SamplingParams, Segment,
+    Trainable, Vlm,
 };
 use proptest::prelude::*;
-use tch::{Device, Tensor, no_grad};
+use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::common::{END, Part, SPECIAL, VOCABULARY, assert_close, plain_prompt, prompt, random};
 
@@ -15,7 +15,7 @@ fn model(seed: i64) -> Vlm {
 }
 
 fn params(completions: usize, max_new_tokens: usize) -> SamplingParams {
-    SamplingParams { completions, max_new_tokens, temperature: 0.9, top_p: 1.0, top_k: 0 }
+    SamplingParams { completions, max_new_tokens, temperature: 0.9, top_p: 1.0, top_k: 0, max_rows: 0 }
 }
 
 fn seed(group: u64) -> GroupSeed {
@@ -34,8 +34,18 @@ fn prompts() -> [Prompt; 3] {
     [plain_prompt(1), prompt(&[Part::Text(5)], 2), prompt(&image_and_videos, 3)]
 }
 
+/// The same, and as many again: words alone, one frame, and a video of more frames than the others'.
+fn mixed() -> [Prompt; 5] {
+    let [plain, text, several] = prompts();
+    let video = |t| Part::Video { t, h: 1, w: 2, seconds: 0.5 };
+    [plain, text, several, prompt(&[video(1), Part::Text(9)], 4), prompt(&[Part::Text(1), video(5)], 5)]
+}
+
+/// Tokens that end a completion often enough that groups come and go.
+const ENDS: [i64; 4] = [END, 20, 21, 22];
+
 fn draw(model: &Vlm, prompts: &[&Encoded], params: &SamplingParams, seeds: &[GroupSeed]) -> Vec<Rollout> {
-    model.rollout(prompts, params, seeds, &[END]).unwrap()
+    model.rollout(prompts, params, seeds, &[END], &Observe::default()).unwrap()
 }
 
 #[test]
@@ -55,6 +65,92 @@ fn the_samplers_log_probs_are_the_teacher_forced_ones() {
                 assert_close("log-probs", &Tensor::from_slice(logprobs), &scores.logprobs, 1e-4);
             }
         }
+    }
+}
+
+/// What is measured while tokens are drawn equals what a pass over the finished completions measures, in every way
+/// that groups can come and go.
+#[test]
+fn what_generation_observes_is_what_the_teacher_forced_pass_observes() {
+    let model = model(9);
+    let encoded = mixed().map(|prompt| model.encode(&prompt).unwrap());
+    let prompts: Vec<&Encoded> = encoded.iter().collect();
+    let seeds: Vec<_> = (0..prompts.len() as u64).map(seed).collect();
+    for (max_rows, layers) in [(0, Layers::All), (1, Layers::All), (10, Layers::Last(1))] {
+        let params = SamplingParams { max_rows, ..params(4, 12) };
+        let observe = Observe { frame_layers: Some(layers), hidden: true, entropy: true };
+        let rollouts = model.rollout(&prompts, &params, &seeds, &ENDS, &observe).unwrap();
+        for (encoded, rollout) in encoded.iter().zip(&rollouts) {
+            assert_observed(&model, encoded, rollout, layers);
+        }
+        let lengths: Vec<usize> = rollouts.iter().flat_map(|rollout| rollout.ids.iter().map(Vec::len)).collect();
+        assert!(lengths.contains(&1) && lengths.contains(&12), "some end at once and some never: {lengths:?}");
+    }
+}
+
+fn assert_observed(model: &Vlm, encoded: &Encoded, rollout: &Rollout, layers: Layers) {
+    let completions = Completions::new(&rollout.ids, Device::Cpu);
+    let shape = [completions.count(), completions.length()];
+    let forward = no_grad(|| model.forward(encoded, &completions, Some(layers)).unwrap());
+    let scores = model.head(0.9).score(&forward.hidden.flatten(0, 1), &completions.ids.flatten(0, 1));
+    let past = completions.mask.logical_not();
+    let within = |x: &Tensor| x.masked_fill(&past.view([shape[0], shape[1], 1]), 0.0);
+    assert_close("hidden", rollout.hidden.as_ref().unwrap(), &within(&forward.hidden), 1e-5);
+    let entropy = within(&scores.entropy.view([shape[0], shape[1], 1])).squeeze_dim(-1);
+    assert_close("entropy", rollout.entropy.as_ref().unwrap(), &entropy, 1e-5);
+
+    let seen = rollout.frame_attention.as_ref().unwrap();
+    let count = if layers == Layers::All { 2 } else { 1 };
+    assert_eq!(seen.size(), [count, shape[0], shape[1], encoded.frames() as i64]);
+    if encoded.frames() > 0 {
+        assert_close("frame attention", seen, &within(&forward.frame_attention.unwrap()), 1e-5);
+        let mass = seen.sum_dim_intlist(-1, false, Kind::Float).masked_select(&completions.mask);
+        assert!(mass.min().double_value(&[]) > 0.0 && mass.max().double_value(&[]) <= 1.0 + 1e-5);
+    }
+}
+
+#[test]
+fn nothing_is_kept_that_is_not_asked_for() {
+    let model = model(10);
+    let encoded = model.encode(&plain_prompt(1)).unwrap();
+    let rollout = &draw(&model, &[&encoded], &params(2, 3), &[seed(0)])[0];
+    assert!(rollout.frame_attention.is_none() && rollout.hidden.is_none() && rollout.entropy.is_none());
+}
+
+#[test]
+fn a_groups_tokens_are_the_same_in_every_order_company_and_bound() {
+    let model = model(11);
+    let encoded = mixed().map(|prompt| model.encode(&prompt).unwrap());
+    let observe = Observe { frame_layers: Some(Layers::All), hidden: true, entropy: true };
+    let params = |max_rows| SamplingParams { max_rows, ..params(3, 20) };
+    let one = |group: usize| {
+        model.rollout(&[&encoded[group]], &params(0), &[seed(group as u64)], &ENDS, &observe).unwrap().remove(0)
+    };
+    let alone: Vec<Rollout> = (0..encoded.len()).map(one).collect();
+    for (max_rows, order) in
+        [(0, [0, 1, 2, 3, 4]), (0, [3, 1, 4, 0, 2]), (1, [4, 3, 2, 1, 0]), (6, [2, 0, 1, 4, 3]), (11, [1, 2, 3, 4, 0])]
+    {
+        let prompts = order.map(|group| &encoded[group]);
+        let rollouts = model
+            .rollout(&prompts, &params(max_rows), &order.map(|group| seed(group as u64)), &ENDS, &observe)
+            .unwrap();
+        for (group, found) in order.into_iter().zip(&rollouts) {
+            let expected = &alone[group];
+            assert_eq!((&found.ids, &found.truncated), (&expected.ids, &expected.truncated), "group {group}");
+            for (found, expected) in found.logprobs.iter().zip(&expected.logprobs) {
+                assert_close("log-probs", &Tensor::from_slice(found), &Tensor::from_slice(expected), 1e-5);
+            }
+            for kept in [
+                |r: &Rollout| r.hidden.as_ref().unwrap().shallow_clone(),
+                |r: &Rollout| r.frame_attention.as_ref().unwrap().shallow_clone(),
+            ] {
+                assert_close("what is kept", &kept(found), &kept(expected), 1e-5);
+            }
+        }
+        let again = model
+            .rollout(&prompts, &params(max_rows), &order.map(|group| seed(group as u64)), &ENDS, &observe)
+            .unwrap();
+        assert_eq!(again, rollouts, "the same bits");
     }
 }
 
@@ -123,14 +219,14 @@ fn requests_that_cannot_be_served_say_why() {
     let model = model(6);
     let encoded = model.encode(&plain_prompt(1)).unwrap();
     let error = |params: SamplingParams, seeds: &[GroupSeed]| {
-        model.rollout(&[&encoded], &params, seeds, &[END]).unwrap_err().to_string()
+        model.rollout(&[&encoded], &params, seeds, &[END], &Observe::default()).unwrap_err().to_string()
     };
     assert!(error(params(1, 5), &[]).contains("1 prompts with 0 seeds"));
     assert!(error(params(1, 512), &[seed(0)]).contains("longer than the model's 512"));
     assert!(error(params(0, 5), &[seed(0)]).contains("at least 1 each"));
     assert!(error(SamplingParams { temperature: f64::NAN, ..params(1, 5) }, &[seed(0)]).contains("temperature"));
     assert!(error(SamplingParams { top_p: 0.0, ..params(1, 5) }, &[seed(0)]).contains("top_p"));
-    assert_eq!(model.rollout(&[], &params(1, 5), &[], &[END]).unwrap(), []);
+    assert_eq!(model.rollout(&[], &params(1, 5), &[], &[END], &Observe::default()).unwrap(), []);
 }
 
 proptest! {
@@ -142,7 +238,7 @@ proptest! {
         let model = model(weights);
         let encoded = model.encode(&plain_prompt(1)).unwrap();
         let end: Vec<i64> = (20..26).collect();
-        let rollouts = model.rollout(&[&encoded], &params(6, length), &[seed(group)], &end).unwrap();
+        let rollouts = model.rollout(&[&encoded], &params(6, length), &[seed(group)], &end, &Observe::default()).unwrap();
         let rollout = &rollouts[0];
         prop_assert_eq!((rollout.ids.len(), rollout.logprobs.len(), rollout.truncated.len()), (6, 6, 6));
         for row in 0..6 {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{self, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use foveate_policy::{LoadOptions, ModelConfig, PolicyError, Vlm, runtime};
+use foveate_policy::{LoadOptions, ModelConfig, PolicyError, Precision, Recompute, Vlm, runtime};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tch::{Device, Kind};
@@ -54,12 +54,21 @@ impl Mode {
 
 /// What `--mode` accepts besides `all`, and what one process measures then. Modes of one process take turns, so that
 /// their ratio is not that of the machine's moods.
-const TOGETHER: [(&str, &[Mode]); 4] = [
+const TOGETHER: [(&str, &[Mode]); 5] = [
     ("rollout", &[Mode::Rollout]),
     ("rollout-attn", &[Mode::RolloutAttn]),
+    ("rollouts", &[Mode::Rollout, Mode::RolloutAttn]),
     ("update", &[Mode::Update]),
     ("score", &[Mode::Score, Mode::ScoreAttn]),
 ];
+
+/// How the update goes about its work.
+#[derive(Debug, Clone, Copy)]
+struct Update {
+    pass_tokens: usize,
+    recompute: Recompute,
+    precision: Precision,
+}
 
 /// What is printed; the peer script prints the same fields.
 #[derive(Debug, Serialize, Deserialize)]
@@ -91,7 +100,9 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         return Err(user_error(format!("--mode: unknown mode {:?}; {hint}", args.mode)));
     }
     let device = runtime::device(&args.device).user()?;
-    let options = LoadOptions { device, kind: runtime::dtype(&args.dtype).user()?, ..LoadOptions::default() };
+    // Every round computes the videos' features again, as the peer does.
+    let kind = runtime::dtype(&args.dtype).user()?;
+    let options = LoadOptions { device, kind, feature_cache: 0, ..LoadOptions::default() };
     let shape = Shape::read(args)?;
     let folder = ModelFolder::new(&args.shape, &shape)?;
     let report = match modes {
@@ -105,7 +116,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
 /// Every mode in a child of its own, so that none finds memory that another has left.
 fn each_in_its_process() -> Result<Report> {
     let mut whole: Option<Report> = None;
-    for (name, _) in TOGETHER {
+    for (name, _) in TOGETHER.iter().filter(|(name, _)| *name != "rollouts") {
         // The last `--mode` counts.
         let mut child = Command::new(env::current_exe()?);
         child.args(env::args_os().skip(1)).args(["--mode", name]).stdin(Stdio::null()).stderr(Stdio::inherit());
@@ -130,7 +141,8 @@ fn measure(
 ) -> Result<Report> {
     tch::set_num_threads(args.threads);
     let options = LoadOptions { trainable: Work::trainable(modes), ..*options };
-    let mut work = Work::new(Vlm::random(&folder.0, &options, 0)?, shape);
+    let update = Update { pass_tokens: args.pass_tokens, recompute: args.recompute, precision: args.precision };
+    let mut work = Work::new(Vlm::random(&folder.0, &options, 0)?, shape, update);
     let mut measured = Vec::new();
     for mode in modes {
         work.run(*mode)?;

@@ -205,7 +205,7 @@ impl Shape {
         let side = 3f32.sqrt(); // mean 0, variance 1, like normalised pixels
         let pixels = Array2::from_shape_simple_fn((self.patches(), patch), || random.random_range(-side..side));
         let grid = Grid { t, h, w };
-        let patches = Patches { pixels, grid, second_per_grid: 1.0, indices: Vec::new(), times: Vec::new() };
+        let patches = Patches::new(pixels, grid, 1.0);
         Prompt { ids, media: vec![Media::Video(Arc::new(patches))] }
     }
 

@@ -5,12 +5,13 @@ use std::time::Instant;
 use anyhow::Result;
 use foveate_algo::{ClipRange, Layers, Objective, Ratio, Reduction, WeightSide};
 use foveate_policy::{
-    AdamW, AdamWOptions, Completions, Encoded, GroupSeed, Prompt, Rollout, SamplingParams, ScoreGradients,
-    SurrogateInputs, Trainable, Vlm, surrogate_loss,
+    AdamW, AdamWOptions, Completions, Encoded, GroupSeed, Observe, Prompt, Rollout, SamplingParams, ScoreGradients,
+    Segment, SurrogateInputs, Trainable, Vlm, surrogate_loss,
 };
-use tch::{Cuda, Device, Kind, Tensor, no_grad};
+use tch::{Cuda, Device, Kind, Tensor};
 
-use super::{Mode, shape::Shape};
+use super::{Mode, Update, shape::Shape};
+use crate::passes::{Sizes, cut, passes, segments};
 
 /// Seconds of the parts of one round, in order; their sum is the round.
 pub(super) type Phases = Vec<(&'static str, f64)>;
@@ -23,6 +24,7 @@ pub(super) struct Work {
     prompts: Vec<Prompt>,
     groups: Vec<Group>,
     sampling: SamplingParams,
+    update: Update,
     round: u64,
 }
 
@@ -40,14 +42,17 @@ impl Work {
     }
 
     /// The shape's inputs for this model.
-    pub(super) fn new(policy: Vlm, shape: &Shape) -> Self {
+    pub(super) fn new(policy: Vlm, shape: &Shape, update: Update) -> Self {
         let device = policy.device();
         let group = |index: usize| Group {
             completions: Completions::new(&shape.completions(index as u64), device),
             advantages: Tensor::randn([shape.group_size as i64], (Kind::Float, device)),
         };
         Self {
-            optimizer: AdamW::new(policy.parameters(), AdamWOptions::default()),
+            optimizer: AdamW::new(
+                policy.parameters(),
+                AdamWOptions { precision: update.precision, ..AdamWOptions::default() },
+            ),
             prompts: shape.prompts(),
             groups: (0..shape.groups).map(group).collect(),
             sampling: SamplingParams {
@@ -56,7 +61,9 @@ impl Work {
                 temperature: 1.0,
                 top_p: 1.0,
                 top_k: 0,
+                max_rows: 0,
             },
+            update,
             round: 0,
             policy,
         }
@@ -91,54 +98,51 @@ impl Work {
     /// drawing a single token is taken for it, outside the round.
     fn rollout(&self, capture: Option<Layers>) -> Result<Phases> {
         let (encoded, vision) = self.timed(|| self.encode())?;
-        let (rollouts, drawn) = self.timed(|| self.draw(&encoded, &self.sampling))?;
-        let (_, prefill) =
-            self.timed(|| self.draw(&encoded, &SamplingParams { max_new_tokens: 1, ..self.sampling }))?;
+        let (_, drawn) = self.timed(|| self.draw(&encoded, &self.sampling, capture))?;
+        let one = SamplingParams { max_new_tokens: 1, ..self.sampling };
+        let (_, prefill) = self.timed(|| self.draw(&encoded, &one, capture))?;
         let prefill = prefill.min(drawn);
-        let mut phases = vec![("vision", vision), ("prefill", prefill), ("decode", drawn - prefill)];
-        if let Some(layers) = capture {
-            let (_, seconds) = self.timed(|| self.frame_attention(&encoded, &rollouts, layers))?;
-            phases.push(("capture", seconds));
-        }
-        Ok(phases)
+        Ok(vec![("vision", vision), ("prefill", prefill), ("decode", drawn - prefill)])
     }
 
     fn encode(&self) -> Result<Vec<Encoded>> {
         Ok(self.prompts.iter().map(|prompt| self.policy.encode(prompt)).collect::<Result<_, _>>()?)
     }
 
-    fn draw(&self, prompts: &[Encoded], sampling: &SamplingParams) -> Result<Vec<Rollout>> {
+    fn draw(&self, prompts: &[Encoded], sampling: &SamplingParams, capture: Option<Layers>) -> Result<Vec<Rollout>> {
         let prompts: Vec<&Encoded> = prompts.iter().collect();
         let seeds: Vec<_> =
             (0..prompts.len() as u64).map(|group| GroupSeed { seed: 0, step: self.round, group }).collect();
-        Ok(self.policy.rollout(&prompts, sampling, &seeds, &[])?) // nothing ends a completion before R tokens
+        let observe = Observe { frame_layers: capture, ..Observe::default() };
+        Ok(self.policy.rollout(&prompts, sampling, &seeds, &[], &observe)?) // nothing ends a completion before R tokens
     }
 
-    /// Frame attention of the drawn tokens, mean over layers and heads, `[G, R, F]` by group.
-    fn frame_attention(&self, prompts: &[Encoded], rollouts: &[Rollout], layers: Layers) -> Result<Vec<Tensor>> {
-        let one = |(prompt, rollout): (&Encoded, &Rollout)| {
-            let completions = Completions::new(&rollout.ids, self.policy.device());
-            let forward = no_grad(|| self.policy.forward(prompt, &completions, Some(layers)))?;
-            Ok(forward.frame_attention.map(|attention| attention.mean_dim(0, false, Kind::Float)))
-        };
-        Ok(prompts.iter().zip(rollouts).map(one).collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
-    }
-
-    /// Forward and backward pass over every group, vision tower included, and one step of AdamW.
+    /// Forward and backward passes over all groups, vision tower included, and one step of AdamW.
     fn update(&mut self) -> Result<Phases> {
         let (mut forward, mut backward) = (0.0, 0.0);
-        for (prompt, group) in self.prompts.iter().zip(&self.groups) {
-            let (head, ids) = (self.policy.head(self.sampling.temperature), group.completions.ids.flatten(0, 1));
-            let ((hidden, scores), seconds) = self.timed(|| {
-                let encoded = self.policy.encode(prompt)?;
-                let hidden = self.policy.forward(&encoded, &group.completions, None)?.hidden.flatten(0, 1);
+        let head = self.policy.head(self.sampling.temperature);
+        let encoded = self.encode()?; // the vision tower is trained: it runs within the passes
+        let groups: Vec<_> = encoded.iter().zip(&self.groups).collect();
+        let sizes: Vec<_> = groups.iter().map(|(prompt, group)| Sizes::of(prompt, &group.completions)).collect();
+        for pass in passes(sizes.iter().enumerate(), self.update.pass_tokens) {
+            let parts = cut(&pass, |index| (groups[index].0, &groups[index].1.completions));
+            let ids = Tensor::cat(&parts.iter().map(|(_, completions)| completions.tokens()).collect::<Vec<_>>(), 0);
+            let ((pass_, hidden, scores), seconds) = self.timed(|| {
+                let pass = self.policy.training_pass(&segments(&parts), self.update.recompute)?;
+                let hidden = pass.hidden();
                 let scores = head.score(&hidden, &ids);
-                Ok((hidden, scores))
+                Ok((pass, hidden, scores))
             })?;
             forward += seconds;
             let ((), seconds) = self.timed(|| {
-                let logprobs = gradient(&scores.logprobs, group, self.groups.len());
-                head.backward(&hidden, &ids, &ScoreGradients { logprobs, entropy: None });
+                let counts: Vec<i64> = parts.iter().map(|(_, own)| own.lengths().iter().sum()).collect();
+                let logprobs = scores.logprobs.split_with_sizes(&counts, 0);
+                let gradients = pass.iter().zip(&parts).zip(&logprobs).map(|((part, (_, own)), logprobs)| {
+                    let advantages = self.groups[part.group].advantages.narrow(0, part.start, part.count);
+                    gradient(logprobs, own, &advantages, self.groups.len())
+                });
+                let logprobs = Tensor::cat(&gradients.collect::<Vec<_>>(), 0);
+                pass_.backward(&head.backward(&hidden, &ids, &ScoreGradients { logprobs, entropy: None }));
                 self.optimizer.accumulate();
                 Ok(())
             })?;
@@ -152,11 +156,12 @@ impl Work {
     /// Log-probs and entropy of given completions. The prompt is encoded beforehand, as it is in a training step.
     fn score(&self, capture: Option<Layers>) -> Result<Phases> {
         let encoded = self.encode()?;
+        let head = self.policy.head(self.sampling.temperature);
         let (_, seconds) = self.timed(|| {
             let one = |(prompt, group): (&Encoded, &Group)| {
-                let pass = no_grad(|| self.policy.forward(prompt, &group.completions, capture))?;
-                let scores = self.policy.head(self.sampling.temperature);
-                let scores = scores.score(&pass.hidden.flatten(0, 1), &group.completions.ids.flatten(0, 1));
+                let completions = &group.completions;
+                let pass = self.policy.forward(&[Segment { prompt, completions }], capture)?.remove(0);
+                let scores = head.score(&completions.flat(&pass.hidden), &completions.tokens());
                 Ok((scores, pass.frame_attention.map(|attention| attention.mean_dim(0, false, Kind::Float))))
             };
             encoded.iter().zip(&self.groups).map(one).collect::<Result<Vec<_>>>()
@@ -169,8 +174,8 @@ impl Work {
     }
 }
 
-/// Gradient `[G * R]` of the clipped surrogate, mean over all tokens of the step, at the log-probs.
-fn gradient(logprobs: &Tensor, group: &Group, groups: usize) -> Tensor {
+/// Gradient of the clipped surrogate, mean over all tokens of the step, at the log-probs `[R]` of some completions.
+fn gradient(logprobs: &Tensor, completions: &Completions, advantages: &Tensor, groups: usize) -> Tensor {
     let objective = Objective {
         clip: Some(ClipRange { low: 0.2, high: 0.2 }),
         ratio: Ratio::Token,
@@ -181,21 +186,20 @@ fn gradient(logprobs: &Tensor, group: &Group, groups: usize) -> Tensor {
         entropy_coef: 0.0,
         weights: WeightSide::OnSurrogate,
     };
-    let (ids, mask) = (&group.completions.ids, &group.completions.mask);
-    let logprobs = logprobs.view(ids.size().as_slice()).set_requires_grad(true);
+    let logprobs = completions.padded(logprobs).set_requires_grad(true);
     let surrogate = surrogate_loss(&SurrogateInputs {
         objective: &objective,
         logprobs: &logprobs,
         old_logprobs: &logprobs.detach(),
         ref_logprobs: None,
         entropy: None,
-        advantages: &group.advantages,
+        advantages,
         weights: &logprobs.ones_like().detach(),
-        factors: &logprobs.full_like(1.0 / (groups * ids.numel()) as f64).detach(),
-        mask,
+        factors: &logprobs.full_like(1.0 / (groups * logprobs.numel()) as f64).detach(),
+        mask: completions.mask(),
     });
     surrogate.loss.backward();
-    logprobs.grad().flatten(0, 1)
+    completions.flat(&logprobs.grad())
 }
 
 /// Seconds that work takes until the device has done it.

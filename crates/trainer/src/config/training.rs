@@ -25,11 +25,22 @@ pub struct RolloutTable {
     pub top_p: f64,
     /// The likeliest tokens sampling is restricted to; 0 is all.
     pub top_k: usize,
+    /// Most completions drawn at a time, a single prompt's aside; 0: the whole step's. When some have ended others take
+    /// their places, so this bounds the memory of keys and values and changes no token.
+    pub max_rows: usize,
 }
 
 impl Default for RolloutTable {
     fn default() -> Self {
-        Self { completions: 8, prompts_per_step: 16, max_new_tokens: 512, temperature: 1.0, top_p: 1.0, top_k: 0 }
+        Self {
+            completions: 8,
+            prompts_per_step: 16,
+            max_new_tokens: 512,
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: 0,
+            max_rows: 0,
+        }
     }
 }
 

@@ -22,6 +22,13 @@ pub struct Prepared {
     pub event: Vec<bool>,
 }
 
+impl Prepared {
+    /// Whether the data says when the event happens.
+    pub fn knows_event(&self) -> bool {
+        self.event.contains(&true)
+    }
+}
+
 /// A file of records as a source of prepared examples.
 #[derive(Debug)]
 pub struct Examples {

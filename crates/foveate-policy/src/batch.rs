@@ -1,0 +1,230 @@
+//! The rows that decode together: who is in, who leaves, who joins.
+//!
+//! Completions that have ended leave and waiting groups join only in between tokens, when a plan says that it is worth
+//! moving the others' keys and values. What happens depends on tokens alone, never on time.
+
+use tch::{Kind, Tensor};
+
+use crate::{
+    input::Encoded,
+    qwen::{
+        cache::{Cache, Member, Sizes},
+        rope::Rope,
+    },
+};
+
+/// Tokens between two looks at who has ended. A look at a GPU's memory waits for all that was asked of the GPU.
+const LOOK_EVERY: [i64; 2] = [1, 16]; // CPU, CUDA
+
+/// What bounds a batch.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Groups of the rollout.
+    pub(crate) groups: usize,
+    /// Completions of each.
+    pub(crate) completions: usize,
+    /// Tokens of a completion.
+    pub(crate) length: usize,
+    /// Rows that decode together, a single group's aside; 0 for all.
+    pub(crate) rows: usize,
+}
+
+/// A group's place in the rectangle of rows.
+#[derive(Debug, Clone)]
+struct Seat {
+    group: usize,
+    /// The completion, counted over all groups, of each row; `None` for a row that only fills the rectangle.
+    rows: Vec<Option<usize>>,
+    /// Its first column.
+    start: i64,
+}
+
+/// A group that joins.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Join {
+    /// The group.
+    pub(crate) group: usize,
+    /// Its place among the groups of the batch.
+    pub(crate) seat: i64,
+}
+
+/// What the rectangle becomes.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// Groups that stay, each with its old place and the rows there that have not ended.
+    staying: Vec<(usize, Vec<usize>)>,
+    joining: std::ops::Range<usize>,
+    rows: usize,
+}
+
+impl Plan {
+    /// Who joins; after [`Batch::regrouped`], they want their prompts filled in and their first tokens drawn.
+    pub(crate) fn joins(&self) -> Vec<Join> {
+        let seats = self.staying.len() as i64..;
+        self.joining.clone().zip(seats).map(|(group, seat)| Join { group, seat }).collect()
+    }
+}
+
+/// Rows that decode together.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    sizes: Sizes,
+    limits: Limits,
+    seats: Vec<Seat>,
+    rows: usize,               // of each seat
+    waiting: usize,            // the first group that has not joined yet
+    looked: i64,               // columns at the last look
+    pub(crate) tokens: Tensor, // [B], not yet in the cache
+    ended: Tensor,             // [B] bool
+    places: Tensor,            // [T, B], the record that the token after column t goes to
+    pub(crate) cache: Cache,
+}
+
+impl Batch {
+    /// A batch that nobody has joined.
+    pub(crate) fn new(sizes: Sizes, limits: Limits) -> Self {
+        let none = |kind| Tensor::zeros([0], (kind, sizes.device));
+        Self {
+            sizes,
+            limits,
+            seats: Vec::new(),
+            rows: 0,
+            waiting: 0,
+            looked: 0,
+            tokens: none(Kind::Int64),
+            ended: none(Kind::Bool),
+            places: none(Kind::Int64),
+            cache: Cache::empty(sizes),
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.seats.is_empty()
+    }
+
+    /// What is to change before the next token; `None` if that is nothing, or not worth its cost.
+    pub(crate) fn plan(&mut self) -> Option<Plan> {
+        let used = self.cache.used();
+        let full = used >= self.limits.length as i64 - 1;
+        let every = LOOK_EVERY[usize::from(self.sizes.device.is_cuda())];
+        if !full && !self.is_empty() && used - self.looked < every {
+            return None;
+        }
+        self.looked = used;
+        let staying = self.staying();
+        let mut rows = staying.iter().map(|(_, rows)| rows.len()).max().unwrap_or(0);
+        let mut seats = staying.len();
+        let mut next = self.waiting;
+        while next < self.limits.groups && self.has_room(seats + 1) {
+            (seats, next, rows) = (seats + 1, next + 1, self.limits.completions);
+        }
+        if seats == 0 {
+            self.seats.clear();
+            return None;
+        }
+        // Moving the others costs about a token's time: worth it where a quarter of the rows becomes free.
+        let shrinks = 4 * seats * rows <= 3 * self.seats.len() * self.rows;
+        let changes = full || next > self.waiting || shrinks;
+        changes.then_some(Plan { staying, joining: self.waiting..next, rows })
+    }
+
+    fn has_room(&self, seats: usize) -> bool {
+        seats == 1 || self.limits.rows == 0 || seats * self.limits.completions <= self.limits.rows
+    }
+
+    /// Seats and rows of the completions that go on.
+    fn staying(&self) -> Vec<(usize, Vec<usize>)> {
+        let mut ended = vec![false; self.seats.len() * self.rows];
+        self.ended.to_device(tch::Device::Cpu).copy_data(&mut ended, self.seats.len() * self.rows);
+        let going_on = |(index, seat): (usize, &Seat)| {
+            let length = self.cache.used() - seat.start + 1;
+            let open = |row: &usize| seat.rows[*row].is_some() && !ended[index * self.rows + row];
+            let rows: Vec<usize> = (0..self.rows).filter(open).collect();
+            (!rows.is_empty() && length < self.limits.length as i64).then_some((index, rows))
+        };
+        self.seats.iter().enumerate().filter_map(going_on).collect()
+    }
+
+    /// The batch that `plan` describes, its joining groups still without prompts and tokens.
+    pub(crate) fn regrouped(self, plan: &Plan, prompts: &[&Encoded], rope: impl Fn(&Tensor) -> Rope) -> Self {
+        let used = self.cache.used();
+        let dropped = plan.staying.iter().map(|(seat, _)| self.seats[*seat].start).min().unwrap_or(used);
+        let (mut seats, mut members, mut kept) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, rows) in &plan.staying {
+            let seat = &self.seats[*index];
+            let picked = (0..plan.rows).map(|row| *rows.get(row).unwrap_or(&rows[0]));
+            let picked: Vec<i64> = picked.map(|row| row as i64).collect();
+            kept.extend(picked.iter().map(|row| (*index * self.rows) as i64 + row));
+            let start = seat.start - dropped;
+            let rows = (0..plan.rows).map(|row| rows.get(row).and_then(|row| seat.rows[*row])).collect();
+            members.push(Member {
+                from: Some((*index as i64, picked)),
+                prompt: prompts[seat.group].tokens() as i64,
+                start,
+            });
+            seats.push(Seat { group: seat.group, rows, start });
+        }
+        for group in plan.joining.clone() {
+            let start = used - dropped;
+            let first = group * self.limits.completions;
+            let rows = (first..first + self.limits.completions).map(Some).collect();
+            members.push(Member { from: None, prompt: prompts[group].tokens() as i64, start });
+            seats.push(Seat { group, rows, start });
+        }
+        let kept = Tensor::from_slice(&kept).to_device(self.sizes.device);
+        let rope = rope(&self.positions(&seats, prompts));
+        Self {
+            tokens: self.tokens.index_select(0, &kept),
+            ended: self.ended.index_select(0, &kept),
+            places: self.all_places(&seats),
+            cache: self.cache.regrouped(&members, plan.rows as i64, dropped, &rope),
+            looked: used - dropped,
+            waiting: plan.joining.end,
+            rows: plan.rows,
+            seats,
+            ..self
+        }
+    }
+
+    /// Positions of every column of every seat on the three axes, `[3, T * N]`.
+    fn positions(&self, seats: &[Seat], prompts: &[&Encoded]) -> Tensor {
+        let of = |column: i64| seats.iter().map(move |seat| prompts[seat.group].next_position + column - seat.start);
+        let positions: Vec<i64> = (0..self.sizes.columns).flat_map(of).collect();
+        let count = positions.len() as i64;
+        Tensor::from_slice(&positions).to_device(self.sizes.device).unsqueeze(0).expand([3, count], false)
+    }
+
+    fn all_places(&self, seats: &[Seat]) -> Tensor {
+        let (length, nobody) = (self.limits.length as i64, self.limits.groups * self.limits.completions);
+        let first = seats
+            .iter()
+            .flat_map(|seat| seat.rows.iter().map(move |row| row.unwrap_or(nobody) as i64 * length + 1 - seat.start));
+        let first = Tensor::from_slice(&first.collect::<Vec<_>>()).to_device(self.sizes.device);
+        first.unsqueeze(0) + Tensor::arange(self.sizes.columns, (Kind::Int64, self.sizes.device)).unsqueeze(1)
+    }
+
+    /// Where the records of the tokens go that the newest column predicts, `[B]`.
+    pub(crate) fn places(&self) -> Tensor {
+        self.places.get(self.cache.used() - 1)
+    }
+
+    /// Where the records of the first tokens of those who join go.
+    pub(crate) fn first_places(&self, joins: &[Join]) -> Tensor {
+        let (length, count) = (self.limits.length, self.limits.completions);
+        let places =
+            joins.iter().flat_map(|join| (0..count).map(move |row| ((join.group * count + row) * length) as i64));
+        Tensor::from_slice(&places.collect::<Vec<_>>()).to_device(self.sizes.device)
+    }
+
+    /// Gives those who join their first tokens.
+    pub(crate) fn join(&mut self, tokens: Tensor, ends: &Tensor) {
+        self.ended = Tensor::cat(&[&self.ended, &ends.index_select(0, &tokens)], 0);
+        self.tokens = Tensor::cat(&[&self.tokens, &tokens], 0);
+    }
+
+    /// The next token of every row.
+    pub(crate) fn push(&mut self, tokens: Tensor, ends: &Tensor) {
+        let _ = self.ended.logical_or_(&ends.index_select(0, &tokens));
+        self.tokens = tokens;
+    }
+}

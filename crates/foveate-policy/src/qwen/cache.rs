@@ -1,0 +1,281 @@
+//! Keys and values during generation, and the attention of one new token per row over them.
+//!
+//! Rows form a rectangle, [`Cache::groups`] x [`Cache::rows`]. A group's prompt is kept once and read once per token
+//! for all rows of the group. Own tokens lie in columns that all groups share: a group that joined at column s has
+//! nothing before it.
+//!
+//! Shapes in comments: N groups, C rows of each, B = N * C, K key-value heads, R = H/K query heads of each, E head dim,
+//! P longest prompt, T columns, F most frames, L layers whose attention is seen.
+
+use tch::{Device, Kind, Tensor};
+
+use super::{frames::FrameProbe, rope::Rope};
+
+/// Sizes that stay the same for a whole rollout.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sizes {
+    /// Layers of the decoder.
+    pub(crate) layers: usize,
+    /// Query heads, H.
+    pub(crate) heads: i64,
+    /// Key-value heads, K.
+    pub(crate) kv_heads: i64,
+    /// Head dim, E.
+    pub(crate) width: i64,
+    /// Hidden size, D.
+    pub(crate) hidden: i64,
+    /// Columns, T: own tokens that a row can have.
+    pub(crate) columns: i64,
+    /// Last layers whose frame attention is seen, L.
+    pub(crate) seen_layers: usize,
+    /// Frames of the prompt that has the most, F.
+    pub(crate) frames: i64,
+    /// Number type of keys and values.
+    pub(crate) kind: Kind,
+    /// Where they are.
+    pub(crate) device: Device,
+}
+
+/// A group in the rectangle.
+#[derive(Debug, Clone)]
+pub(crate) struct Member {
+    /// The group this one was in the rectangle before, and the row there that each of its rows was; `None` if it joins.
+    pub(crate) from: Option<(i64, Vec<i64>)>,
+    /// Tokens of its prompt.
+    pub(crate) prompt: i64,
+    /// Its first column.
+    pub(crate) start: i64,
+}
+
+/// Keys and values of the rows that are decoded together.
+#[derive(Debug)]
+pub(crate) struct Cache {
+    sizes: Sizes,
+    groups: i64,
+    rows: i64,
+    used: i64,
+    layers: Vec<Layer>,
+    prompt_bias: Tensor,             // [N * K, 1, P]: -inf behind a shorter prompt
+    own_bias: Tensor,                // [N * K * C, 1, T]: -inf before a group's first column
+    rotations: Tensor,               // [T, N, 1, 1, E/2] complex
+    frames: Option<Tensor>,          // [N, P, F] f32: 1 where prompt row p is of frame f
+    pub(crate) seen: Option<Tensor>, // [L, N, C, F] f32: frame attention of the newest token
+}
+
+#[derive(Debug)]
+struct Layer {
+    prompt: [Tensor; 2], // keys and values [N * K, P, E]
+    own: Tensor,         // both, [2, N, K, C, T, E]
+}
+
+impl Cache {
+    /// A cache without groups.
+    pub(crate) fn empty(sizes: Sizes) -> Self {
+        let none = || Tensor::zeros([0], (Kind::Float, sizes.device));
+        Self {
+            sizes,
+            groups: 0,
+            rows: 0,
+            used: 0,
+            layers: Vec::new(),
+            prompt_bias: none(),
+            own_bias: none(),
+            rotations: none(),
+            frames: None,
+            seen: None,
+        }
+    }
+
+    /// Columns that hold tokens.
+    pub(crate) fn used(&self) -> i64 {
+        self.used
+    }
+
+    /// The cache of the rectangle of `members` with `rows` rows each: what stays is copied, `dropped` columns before
+    /// everybody's first are left out, and room is made for those who join, whose prompts [`Cache::fill`] then writes.
+    /// Those who stay come first. `rope` holds the rotations of every column of every member, `[T * N, E]`.
+    pub(crate) fn regrouped(self, members: &[Member], rows: i64, dropped: i64, rope: &Rope) -> Self {
+        let (sizes, groups) = (self.sizes, members.len() as i64);
+        let used = self.used - dropped;
+        let move_ = Move::new(&sizes, members, rows, self.rows);
+        let prompt = members.iter().map(|member| member.prompt).max().unwrap_or(0);
+        let layers = if self.layers.is_empty() {
+            (0..sizes.layers).map(|_| Layer::new(&sizes, groups, rows, prompt)).collect()
+        } else {
+            // Layer by layer, so that only one is held twice.
+            self.layers
+                .into_iter()
+                .map(|layer| layer.moved(&sizes, &move_, [groups, rows, prompt], [dropped, used]))
+                .collect()
+        };
+        let frames = (sizes.frames > 0 && sizes.seen_layers > 0).then(|| {
+            let frames = Tensor::zeros([groups, prompt, sizes.frames], (Kind::Float, sizes.device));
+            if let Some(old) = &self.frames {
+                let kept = old.index_select(0, &move_.groups);
+                let width = prompt.min(kept.size()[1]);
+                frames.narrow(0, 0, move_.staying).narrow(1, 0, width).copy_(&kept.narrow(1, 0, width));
+            }
+            frames
+        });
+        let seen = frames.as_ref().map(|_| {
+            let shape = [sizes.seen_layers as i64, groups, rows, sizes.frames];
+            Tensor::zeros(shape, (Kind::Float, sizes.device))
+        });
+        Self {
+            sizes,
+            groups,
+            rows,
+            used,
+            layers,
+            prompt_bias: bias(&sizes, members, prompt, |member, column| column >= member.prompt)
+                .repeat_interleave_self_int(sizes.kv_heads, 0, None),
+            own_bias: bias(&sizes, members, sizes.columns, |member, column| column < member.start)
+                .repeat_interleave_self_int(sizes.kv_heads * rows, 0, None),
+            rotations: rope.rotations().view([sizes.columns, groups, 1, 1, sizes.width / 2]),
+            frames,
+            seen,
+        }
+    }
+
+    /// Writes the prompt of group `group`: its rotated keys and its values by layer, each `[P, K, E]`, and which of its
+    /// rows belong to which frame.
+    pub(crate) fn fill(&self, group: i64, keys_values: &[[Tensor; 2]], probe: Option<&FrameProbe>) {
+        let heads = self.sizes.kv_heads;
+        for (layer, [keys, values]) in self.layers.iter().zip(keys_values) {
+            let prompt = keys.size()[0];
+            for (store, x) in layer.prompt.iter().zip([paired(keys, 2), values.shallow_clone()]) {
+                store.narrow(0, group * heads, heads).narrow(1, 0, prompt).copy_(&x.transpose(0, 1));
+            }
+        }
+        if let (Some(frames), Some(probe)) = (&self.frames, probe) {
+            let own = frames.get(group).narrow(1, 0, probe.frames.size()[1]);
+            let _ = { own }.index_copy_(0, &probe.columns, &probe.frames);
+        }
+    }
+
+    /// Attention of one new token per row: its projections `[B, (H + 2K) * E]`, with the halves that rotate together
+    /// interleaved (see [`paired`]), give `[B, H * E]`. Its own keys and values go into column [`Cache::used`].
+    pub(crate) fn attend(&self, index: usize, projected: Tensor) -> Tensor {
+        let Sizes { heads, kv_heads, width, kind, .. } = self.sizes;
+        let (groups, rows, repeat) = (self.groups, self.rows, heads / kv_heads);
+        let layer = &self.layers[index];
+        let projected = projected.to_kind(Kind::Float).view([groups, rows, heads + 2 * kv_heads, width]);
+        let rotated = projected.narrow(2, 0, heads + kv_heads).view([groups, rows, heads + kv_heads, width / 2, 2]);
+        let _ = rotated.view_as_complex().multiply_(&self.rotations.get(self.used));
+
+        let own = projected.narrow(2, heads, 2 * kv_heads).view([groups, rows, 2, kv_heads, width]);
+        layer.own.select(4, self.used).copy_(&own.permute([2, 0, 3, 1, 4]));
+        let [own_keys, own_values] = [0, 1].map(|which| {
+            layer.own.get(which).narrow(3, 0, self.used + 1).view([groups * kv_heads * rows, self.used + 1, width])
+        });
+        let q = projected.narrow(2, 0, heads).view([groups, rows, kv_heads, repeat, width]).transpose(1, 2);
+        let q = q.contiguous().to_kind(kind).view([groups * kv_heads, rows * repeat, width]);
+
+        // One softmax over both parts. The scale is the product's factor, the bias what it is added to.
+        let scale = (width as f64).powf(-0.5);
+        let [prompt_keys, prompt_values] = &layer.prompt;
+        let on_prompt = self.prompt_bias.baddbmm(&q, &prompt_keys.transpose(1, 2), 1.0, scale);
+        let by_row = q.view([-1, repeat, width]);
+        let on_own = self.own_bias.narrow(2, 0, self.used + 1).baddbmm(&by_row, &own_keys.transpose(1, 2), 1.0, scale);
+        let on_own = on_own.view([groups * kv_heads, rows * repeat, -1]);
+        let weights = Tensor::cat(&[on_prompt, on_own], -1).softmax(-1, Kind::Float);
+        let prompt = prompt_keys.size()[1];
+        self.see(index, &weights.narrow(2, 0, prompt));
+
+        let weights = weights.to_kind(kind);
+        let mut out = weights.narrow(2, 0, prompt).bmm(prompt_values).view([-1, repeat, width]);
+        let on_own = weights.narrow(2, prompt, self.used + 1).view([-1, repeat, self.used + 1]);
+        let out = out.baddbmm_(&on_own, &own_values).view([groups, kv_heads, rows, repeat, width]);
+        out.transpose(1, 2).reshape([-1, heads * width])
+    }
+
+    /// The newest token has gone through all layers.
+    pub(crate) fn advance(&mut self) {
+        self.used += 1;
+    }
+
+    /// Sums the weights on the prompt `[N * K, C * R, P]` up by frame, mean over heads. Nothing else of them is kept.
+    fn see(&self, index: usize, weights: &Tensor) {
+        let first = self.sizes.layers - self.sizes.seen_layers;
+        let (Some(frames), Some(seen), true) = (&self.frames, &self.seen, index >= first) else { return };
+        let by_group = weights.view([self.groups, -1, weights.size()[2]]).bmm(frames);
+        let by_head = by_group.view([self.groups, self.sizes.kv_heads, self.rows, -1, self.sizes.frames]);
+        let _ = by_head.mean_out(&seen.get((index - first) as i64), [1, 3].as_slice(), false, Kind::Float);
+    }
+}
+
+impl Layer {
+    fn new(sizes: &Sizes, groups: i64, rows: i64, prompt: i64) -> Self {
+        let of = |shape: &[i64]| Tensor::zeros(shape, (sizes.kind, sizes.device));
+        let prompt_shape = [groups * sizes.kv_heads, prompt, sizes.width];
+        Self {
+            prompt: [of(&prompt_shape), of(&prompt_shape)],
+            own: of(&[2, groups, sizes.kv_heads, rows, sizes.columns, sizes.width]),
+        }
+    }
+
+    fn moved(self, sizes: &Sizes, move_: &Move, [groups, rows, prompt]: [i64; 3], [dropped, used]: [i64; 2]) -> Self {
+        let new = Self::new(sizes, groups, rows, prompt);
+        if move_.staying == 0 {
+            return new;
+        }
+        let old = self.own.view([2, -1, sizes.columns, sizes.width]).narrow(2, dropped, used);
+        let kept = old.index_select(1, &move_.own).view([2, move_.staying, sizes.kv_heads, rows, used, sizes.width]);
+        new.own.narrow(1, 0, move_.staying).narrow(4, 0, used).copy_(&kept);
+        for (new, old) in new.prompt.iter().zip(&self.prompt) {
+            let width = prompt.min(old.size()[1]);
+            let kept = old.narrow(1, 0, width).index_select(0, &move_.prompts);
+            new.narrow(0, 0, move_.staying * sizes.kv_heads).narrow(1, 0, width).copy_(&kept);
+        }
+        new
+    }
+}
+
+/// Where those who stay were.
+struct Move {
+    staying: i64,
+    groups: Tensor,  // [staying]
+    prompts: Tensor, // [staying * K]
+    own: Tensor,     // [staying * K * C]
+}
+
+impl Move {
+    fn new(sizes: &Sizes, members: &[Member], rows: i64, rows_before: i64) -> Self {
+        let (mut groups, mut prompts, mut own) = (Vec::new(), Vec::new(), Vec::new());
+        for (group, picked) in members.iter().filter_map(|member| member.from.as_ref()) {
+            groups.push(*group);
+            for head in 0..sizes.kv_heads {
+                prompts.push(group * sizes.kv_heads + head);
+                own.extend(picked.iter().map(|row| (group * sizes.kv_heads + head) * rows_before + row));
+            }
+        }
+        debug_assert_eq!(own.len() as i64, prompts.len() as i64 * rows);
+        let on_device = |index: &[i64]| Tensor::from_slice(index).to_device(sizes.device);
+        Self {
+            staying: groups.len() as i64,
+            groups: on_device(&groups),
+            prompts: on_device(&prompts),
+            own: on_device(&own),
+        }
+    }
+}
+
+/// -inf where `hidden` says so, `[N, 1, columns]`.
+fn bias(sizes: &Sizes, members: &[Member], columns: i64, hidden: impl Fn(&Member, i64) -> bool) -> Tensor {
+    let values = members.iter().flat_map(|member| {
+        let hidden = &hidden;
+        (0..columns).map(move |column| if hidden(member, column) { f32::NEG_INFINITY } else { 0.0 })
+    });
+    let values: Vec<f32> = values.collect();
+    Tensor::from_slice(&values).view([-1, 1, columns]).to_kind(sizes.kind).to_device(sizes.device)
+}
+
+/// Puts the two numbers of the last dimension that rotate together, one from each half of a head, side by side, so that
+/// a rotation is one product of complex numbers. `dim` is the head's dimension. Scores do not notice if queries and keys
+/// are both so ordered.
+pub(crate) fn paired(x: &Tensor, dim: usize) -> Tensor {
+    let mut shape = x.size();
+    let width = shape[dim];
+    shape.splice(dim..=dim, [2, width / 2]);
+    x.view(shape.as_slice()).transpose(dim as i64, dim as i64 + 1).reshape(x.size())
+}
