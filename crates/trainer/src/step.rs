@@ -194,7 +194,7 @@ impl Stepper<'_> {
     fn logprobs(&self, policy: &Vlm, groups: &[Group]) -> Result<Vec<Tensor>> {
         let sizes: Vec<_> = groups.iter().map(|group| Sizes::of(&group.encoded, &group.completions)).collect();
         let head = self.head(policy);
-        let mut found: Vec<_> =
+        let found: Vec<_> =
             groups.iter().map(|group| Tensor::zeros_like(group.completions.ids()).to_kind(Kind::Float)).collect();
         for pass in passes(sizes.iter().enumerate(), self.config.optim.pass_tokens) {
             let parts = cut(&pass, |index| (&groups[index].encoded, &groups[index].completions));

@@ -69,3 +69,50 @@ impl Cost<'_> {
         patches * (2.0 * weights + 4.0 * v.hidden_size as f64 * seen)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::run::write_json;
+
+    fn shape() -> Shape {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/bench/cpu-small.json");
+        crate::run::read_json(&file).unwrap()
+    }
+
+    fn model(shape: &Shape) -> ModelConfig {
+        let folder = tempfile::tempdir().unwrap();
+        write_json(&folder.path().join("config.json"), &shape.model_config()).unwrap();
+        ModelConfig::from_dir(folder.path()).unwrap()
+    }
+
+    #[test]
+    fn the_counts_are_those_made_by_hand() {
+        let shape = shape();
+        let cost = Cost { model: &model(&shape), shape: &shape };
+        // 8 layers of q, o (256 x 256), k, v (256 x 128), three of 256 x 688; a head of 4096 x 256.
+        let layers = 8.0 * (2.0 * 65_536.0 + 2.0 * 32_768.0 + 3.0 * 176_128.0);
+        let head = 1_048_576.0;
+        assert_eq!((cost.decoder_weights(), cost.head_weights()), (layers, head));
+        // 578 tokens of the prompt and, on average, 32 of each of 8 completions; 2 heads of 64, keys and values.
+        let cached = 8.0 * (578.0 + 8.0 * 32.0) * 2.0 * 128.0;
+        assert_eq!(cost.bytes_per_decode_step(4), 4.0 * (layers + head + cached));
+        // Pairs of a token and what it sees: 578 squared halved, and 512 tokens that see the prompt and half of 64.
+        let text = 2.0 * layers * (578.0 + 512.0)
+            + 8.0 * 4.0 * 256.0 * (578.0 * 578.0 / 2.0 + 512.0 * (578.0 + 32.0))
+            + 2.0 * head * 512.0;
+        assert_eq!(cost.flops(Mode::Score), text);
+        // 2048 patches of 1176: 4 blocks of 128 x 128 and 128 x 256, one of them over the 256 patches of a frame, three
+        // over windows of 64; then 512 merged patches.
+        let blocks = 2048.0 * 2.0 * (1176.0 * 128.0 + 4.0 * (4.0 * 16_384.0 + 3.0 * 32_768.0));
+        let seen = 2048.0 * 4.0 * 128.0 * (256.0 + 3.0 * 64.0);
+        let merger = 512.0 * 2.0 * (512.0 * 512.0 + 512.0 * 256.0);
+        assert_eq!(cost.flops(Mode::Rollout), text + blocks + seen + merger);
+        assert_eq!(cost.flops(Mode::Update), 3.0 * cost.flops(Mode::RolloutAttn));
+        let mut three = shape.clone();
+        three.groups = 3;
+        assert_eq!(Cost { shape: &three, ..cost }.flops(Mode::Score), 3.0 * text);
+    }
+}

@@ -106,8 +106,11 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     let shape = Shape::read(args)?;
     let folder = ModelFolder::new(&args.shape, &shape)?;
     let report = match modes {
-        Some(modes) => measure(args, &shape, &folder, &options, modes)?,
-        None => each_in_its_process()?,
+        Some(modes) => measure(args, &shape, folder, &options, modes)?,
+        None => {
+            drop(folder);
+            each_in_its_process()?
+        }
     };
     println!("{}", serde_json::to_string_pretty(&report)?);
     Ok(())
@@ -135,14 +138,16 @@ fn each_in_its_process() -> Result<Report> {
 fn measure(
     args: &BenchArgs,
     shape: &Shape,
-    folder: &ModelFolder,
+    folder: ModelFolder,
     options: &LoadOptions,
     modes: &[Mode],
 ) -> Result<Report> {
     tch::set_num_threads(args.threads);
     let options = LoadOptions { trainable: Work::trainable(modes), ..*options };
+    let policy = Vlm::random(&folder.0, &options, 0)?;
+    drop(folder); // now, so that a run that is stopped leaves nothing
     let update = Update { pass_tokens: args.pass_tokens, recompute: args.recompute, precision: args.precision };
-    let mut work = Work::new(Vlm::random(&folder.0, &options, 0)?, shape, update);
+    let mut work = Work::new(policy, shape, update);
     let mut measured = Vec::new();
     for mode in modes {
         work.run(*mode)?;
