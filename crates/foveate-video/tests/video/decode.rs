@@ -52,6 +52,25 @@ fn open_groups_of_pictures_are_exact() {
 }
 
 #[test]
+fn interlaced_frames_are_exact() {
+    let dir = tempfile::tempdir().unwrap();
+    let h264 = format!("{H264} -flags +ildct+ilme");
+    assert_equals_ffmpeg(&clip(dir.path(), "a.mp4", "128x96", 100, &h264), (128, 96));
+    assert_equals_ffmpeg(&clip(dir.path(), "a.ts", "128x96", 100, &h264), (128, 96));
+    let mpeg2 = "-c:v mpeg2video -bf 2 -g 15 -q:v 3 -flags +ildct+ilme";
+    assert_equals_ffmpeg(&clip(dir.path(), "a.mpg", "128x96", 100, mpeg2), (128, 96));
+}
+
+#[test]
+fn frames_that_none_refers_to_are_exact_where_they_are_wanted() {
+    let dir = tempfile::tempdir().unwrap();
+    for order in ["b-pyramid=none:bframes=7:b-adapt=0", "b-pyramid=strict:ref=1", "bframes=0", "slices=4:bframes=2"] {
+        let h264 = format!("-c:v libx264 -preset fast -g 60 -pix_fmt yuv420p -x264-params {order}");
+        assert_equals_ffmpeg(&clip(dir.path(), "a.mkv", "128x96", 150, &h264), (128, 96));
+    }
+}
+
+#[test]
 fn intra_refresh_is_exact() {
     let dir = tempfile::tempdir().unwrap();
     let refresh = "-c:v libx264 -preset fast -g 20 -x264-params intra-refresh=1 -pix_fmt yuv420p";
