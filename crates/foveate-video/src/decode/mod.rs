@@ -39,7 +39,9 @@ use source::Source;
 /// # Errors
 /// A [`VideoError`] that names the file: missing, not a video, no video stream, no frames, truncated, corrupt,
 /// unsupported, over a limit; or [`VideoError::Sampling`] if the video does not have the wanted frames. A file whose
-/// container says that it goes on after its end is truncated, whichever frames are wanted.
+/// container says that it goes on after its end is truncated, whichever frames are wanted; MPEG-TS, raw streams and live
+/// recordings do not say how long they are, so that one cut between two frames passes for a shorter video. Damage is found
+/// only in what is decoded: the wanted frames and those that they refer to.
 pub fn decode(path: &Path, sampling: &Sampling, limits: &DecodeLimits) -> Result<Frames, VideoError> {
     decode_resized(path, sampling, limits, &|size, _| Ok(size))
 }

@@ -1,11 +1,9 @@
 //! Decoded frames against the `ffmpeg` program's own.
 use std::path::Path;
 
-use crate::clips::{clip, ffmpeg, reference};
+use crate::clips::{H264, clip, ffmpeg, reference, sound_and};
 use crate::largest_difference;
 use foveate_video::{DecodeLimits, Frames, Sampling, decode};
-
-const H264: &str = "-c:v libx264 -preset fast -bf 3 -g 30 -pix_fmt yuv420p";
 
 fn read(path: &Path, sampling: Sampling) -> Frames {
     decode(path, &sampling, &DecodeLimits::default()).unwrap_or_else(|e| panic!("{e}"))
@@ -197,25 +195,9 @@ fn edit_lists_cut_frames_away() {
 fn other_streams_do_not_disturb() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.mkv");
-    ffmpeg(&[
-        "-f",
-        "lavfi",
-        "-i",
-        "sine=duration=4",
-        "-f",
-        "lavfi",
-        "-i",
-        "testsrc2=size=128x96:rate=25:duration=4",
-        "-map",
-        "0:a",
-        "-map",
-        "1:v",
-        "-c:v",
-        "libx264",
-        "-g",
-        "20",
-        path.to_str().unwrap(),
-    ]);
+    let mut arguments = sound_and("testsrc2=size=128x96:rate=25:duration=4");
+    arguments.extend(["-c:v", "libx264", "-g", "20", path.to_str().unwrap()]);
+    ffmpeg(&arguments);
     assert_equals_ffmpeg(&path, (128, 96));
 }
 
