@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::Job;
-use super::reader::Decoding;
+use super::decoding::Decoding;
 use super::source::Source;
 use crate::VideoError;
 
@@ -39,8 +39,10 @@ pub(super) struct Packets {
 pub(super) struct KeyFrame {
     /// Position in decoding order.
     pub(super) position: usize,
-    /// Time stamp to seek to.
-    pub(super) time: i64,
+    /// Time stamp of showing.
+    pub(super) pts: i64,
+    /// Time stamp of decoding, not above that of showing.
+    pub(super) dts: i64,
 }
 
 #[derive(Clone, Copy)]
@@ -62,7 +64,7 @@ impl Packets {
     pub(super) fn key_before(&self, pts: i64) -> Option<KeyFrame> {
         let wanted = self.position(pts)?;
         let (&key, &position) = self.keys.range(..=pts).rev().find(|&(_, &at)| at <= wanted)?;
-        Some(KeyFrame { position, time: self.entries[position].dts.unwrap_or(key) })
+        Some(KeyFrame { position, pts: key, dts: self.entries[position].dts.unwrap_or(key) })
     }
 
     fn new(entries: Vec<Entry>) -> Option<Self> {
@@ -81,9 +83,8 @@ impl Packets {
     }
 }
 
-/// Reads all packets without decoding; `None` if their time stamps do not tell frames apart.
-pub(super) fn scan(job: &Job) -> Result<Option<Timeline>, VideoError> {
-    let mut source = Source::open(job)?;
+/// Reads all packets of a source without decoding; `None` if their time stamps do not tell frames apart.
+pub(super) fn scan(job: &Job, source: &mut Source) -> Result<Option<Timeline>, VideoError> {
     let (mut entries, mut usable) = (Vec::new(), true);
     while let Some(piece) = source.next(job)? {
         let packet = &piece.packet;
@@ -117,7 +118,7 @@ pub(super) fn scan(job: &Job) -> Result<Option<Timeline>, VideoError> {
 
 /// Decodes everything once to learn how many frames there are.
 pub(super) fn count_by_decoding(job: &Job) -> Result<Timeline, VideoError> {
-    let mut decoding = Decoding::open(job)?;
+    let mut decoding = Decoding::begin(job, Source::open(job)?)?;
     let rate = decoding.frame_rate();
     let mut times: Vec<f64> = Vec::new();
     while let Some(frame) = decoding.next_frame(job)? {

@@ -2,19 +2,27 @@
 //!
 //! A first pass reads packets without decoding them, which gives the true number of frames and their times whatever
 //! the container's metadata say. Frames are then known by time stamp: for each wanted one the reader seeks or runs
-//! on, whichever takes fewer packets, and only wanted frames are converted. Where packets carry no usable time
-//! stamps (raw streams, AVI), or a seek turns out not to be exact, frames are counted by decoding from the start.
+//! on, whichever takes fewer packets. Of H.264, frames that are neither wanted nor referred to are not decoded; after
+//! the last frame before a seek the decoder is emptied rather than fed; and only wanted frames are converted. Where
+//! packets carry no usable time stamps (raw streams, AVI), or such a shortcut turns out not to be exact, frames are
+//! counted by decoding from the start.
+//!
+//! Damage is an error wherever it is met, which is in packets that are decoded. What is missing at the end of a file
+//! shows where the container declares its length (ISO, Matroska, AVI). MPEG-TS, raw streams and live recordings declare
+//! none: cut between two packets, such a file is simply a shorter video, and nothing can tell; cut within a packet, it
+//! is an error only if the decoder gets that packet and minds.
 //!
 //! Pictures equal those of `ffmpeg -fps_mode passthrough -i FILE -f rawvideo -pix_fmt rgb24` byte for byte: swscale
 //! with its default bicubic flag, the stream's colour matrix and range, and the display matrix applied.
 
 mod container;
+mod decoding;
 mod index;
 mod picture;
 mod reader;
 mod source;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -24,13 +32,16 @@ use image::RgbImage;
 use crate::{DecodeLimits, Frames, Sampling, VideoError, resize_bicubic};
 use index::Timeline;
 use reader::Reader;
+use source::Source;
 
 /// Decodes the wanted frames of a video at full size.
 ///
 /// # Errors
 /// A [`VideoError`] that names the file: missing, not a video, no video stream, no frames, truncated, corrupt,
 /// unsupported, over a limit; or [`VideoError::Sampling`] if the video does not have the wanted frames. A file whose
-/// container says that it goes on after its end is truncated, whichever frames are wanted.
+/// container says that it goes on after its end is truncated, whichever frames are wanted; MPEG-TS, raw streams and live
+/// recordings do not say how long they are, so that one cut between two frames passes for a shorter video. Damage is found
+/// only in what is decoded: the wanted frames and those that they refer to.
 pub fn decode(path: &Path, sampling: &Sampling, limits: &DecodeLimits) -> Result<Frames, VideoError> {
     decode_resized(path, sampling, limits, &|size, _| Ok(size))
 }
@@ -48,15 +59,17 @@ pub fn decode_resized(
 ) -> Result<Frames, VideoError> {
     let job = Job::new(path, limits)?;
     container::check_whole(path)?;
-    if let Some(timeline) = index::scan(&job)? {
+    let mut source = Source::open(&job)?;
+    if let Some(timeline) = index::scan(&job, &mut source)? {
         let request = Request { job: &job, sampling, target, timeline: &timeline };
-        if let Some(frames) = request.frames()? {
+        if let Some(frames) = request.frames(source)? {
             return Ok(frames);
         }
     }
     let timeline = index::count_by_decoding(&job)?;
     let request = Request { job: &job, sampling, target, timeline: &timeline };
-    request.frames()?.ok_or_else(|| job.corrupt(0.0, "frames differ between two passes".to_owned()))
+    let frames = request.frames(Source::open(&job)?)?;
+    frames.ok_or_else(|| job.corrupt(0.0, "frames differ between two passes".to_owned()))
 }
 
 /// Starts FFmpeg once and silences its own log: what goes wrong is told by our errors.
@@ -133,18 +146,16 @@ struct Request<'a> {
 
 impl Request<'_> {
     /// The frames, or `None` if one does not turn up where its time stamp says.
-    fn frames(&self) -> Result<Option<Frames>, VideoError> {
+    fn frames(&self, source: Source) -> Result<Option<Frames>, VideoError> {
         let times = &self.timeline.times;
         let indices = self.sampling.indices(times, self.timeline.duration)?;
-        let mut reader = Reader::open(self.job, self.timeline)?;
+        let wanted = BTreeSet::from_iter(indices.iter().copied());
+        let mut reader = Reader::open(self.job, self.timeline, source, &wanted)?;
         let size = reader.upright_size();
         let target = (self.target)(size, indices.len())?;
         self.job.check_memory(indices.len(), target, size)?;
-        let mut wanted: Vec<usize> = indices.clone();
-        wanted.sort_unstable();
-        wanted.dedup();
         let mut pictures: BTreeMap<usize, RgbImage> = BTreeMap::new();
-        for index in wanted {
+        for &index in &wanted {
             let Some(picture) = reader.frame(index)? else { return Ok(None) };
             let picture = if picture.dimensions() == target { picture } else { resize_bicubic(&picture, target) };
             pictures.insert(index, picture);

@@ -1,150 +1,55 @@
 //! Decoding up to the wanted frames.
 
-use ffmpeg::{decoder, frame};
+use std::collections::BTreeSet;
+
+use ffmpeg::frame;
 use ffmpeg_next as ffmpeg;
 use image::RgbImage;
 
 use super::Job;
-use super::index::{KeyFrame, Lookup, Packets, Timeline};
-use super::picture::{Converter, Orientation};
-use super::source::{Piece, Source};
+use super::decoding::{Decoding, Need};
+use super::index::{Lookup, Packets, Timeline};
+use super::picture::Converter;
+use super::source::Source;
 use crate::VideoError;
 
 /// Packets that a seek costs: it empties the decoder and reads the container anew.
 const SEEK_COST: usize = 12;
 
-/// A source and its decoder, running forward.
-pub(super) struct Decoding {
-    source: Source,
-    decoder: decoder::Video,
-    /// Time stamp of the key frame that decoding began with.
-    begin: Option<i64>,
-    /// A packet that was read to see where a seek went.
-    pending: Option<Piece>,
-    /// Whether decoding began at the file's start or after a seek.
-    origin: Origin,
-    /// Whether the end was sent to the decoder.
-    ended: bool,
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Origin {
-    /// Frames before the first key frame cannot be decoded: they are passed over, and every error counts.
-    Start,
-    /// Frames shown before the key frame may refer to frames from before the seek: they are decoded, since others may
-    /// refer to them in turn, but what goes wrong with them does not count.
-    Leading,
-    /// The key frame has come out.
-    Running,
-}
-
-impl Decoding {
-    pub(super) fn open(job: &Job) -> Result<Self, VideoError> {
-        let source = Source::open(job)?;
-        job.check_memory(0, (0, 0), source.coded_size(job)?)?;
-        let decoder = source.decoder(job)?;
-        Ok(Self { source, decoder, begin: None, pending: None, origin: Origin::Start, ended: false })
-    }
-
-    pub(super) fn frame_rate(&self) -> Option<f64> {
-        self.source.frame_rate()
-    }
-
-    pub(super) fn time_base(&self) -> f64 {
-        f64::from(self.source.time_base())
-    }
-
-    /// The next frame in presentation order, or `None` at the end.
-    pub(super) fn next_frame(&mut self, job: &Job) -> Result<Option<frame::Video>, VideoError> {
-        let mut frame = frame::Video::empty();
-        loop {
-            match self.decoder.receive_frame(&mut frame) {
-                Ok(()) => {
-                    self.origin = match self.origin {
-                        Origin::Leading if frame.pts() < self.begin => continue,
-                        Origin::Leading => Origin::Running,
-                        other => other,
-                    };
-                    if frame.is_corrupt() || frame.has_decode_errors() {
-                        return Err(self.damage(job, frame.timestamp(), "a frame is damaged".to_owned()));
-                    }
-                    return Ok(Some(frame));
-                }
-                Err(ffmpeg::Error::Eof) => return Ok(None),
-                Err(ffmpeg::Error::Other { errno }) if errno == ffmpeg::error::EAGAIN => self.feed(job)?,
-                Err(_) if self.origin == Origin::Leading => self.feed(job)?,
-                Err(other) => return Err(self.damage(job, None, other.to_string())),
-            }
-        }
-    }
-
-    /// Sends one packet, or the end.
-    fn feed(&mut self, job: &Job) -> Result<(), VideoError> {
-        let piece = match self.pending.take() {
-            Some(piece) => Some(piece),
-            None => self.source.next(job)?,
-        };
-        let Some(piece) = piece else {
-            if self.ended {
-                return Err(self.damage(job, None, "the decoder does not end".to_owned()));
-            }
-            self.ended = true;
-            return self.decoder.send_eof().map_err(|e| self.damage(job, None, e.to_string()));
-        };
-        let pts = piece.packet.pts();
-        if self.begin.is_none() && piece.packet.is_key() {
-            self.begin = Some(pts.unwrap_or(i64::MIN));
-        }
-        let leads = pts.is_some_and(|pts| self.begin.is_some_and(|begin| pts < begin));
-        if self.begin.is_none() || (leads && self.origin == Origin::Start) {
-            return Ok(());
-        }
-        match self.decoder.send_packet(&piece.packet) {
-            Err(e) if self.origin != Origin::Leading => Err(self.damage(job, pts, e.to_string())),
-            _ => Ok(()),
-        }
-    }
-
-    /// Goes to a key frame: the position landed on, or `None` if that is later than the key frame or unknown.
-    fn seek(&mut self, job: &Job, packets: &Packets, key: KeyFrame) -> Result<Option<usize>, VideoError> {
-        if !self.source.seek(key.time) {
-            return Ok(None);
-        }
-        let piece = self.source.next(job)?;
-        let landed = piece.as_ref().and_then(|p| p.packet.pts()).and_then(|pts| packets.position(pts));
-        self.decoder.flush();
-        self.begin = None;
-        self.ended = false;
-        self.origin = Origin::Leading;
-        self.pending = piece;
-        Ok(landed.filter(|&landed| landed <= key.position))
-    }
-
-    fn damage(&self, job: &Job, pts: Option<i64>, found: String) -> VideoError {
-        let first = self.begin.filter(|b| *b != i64::MIN).unwrap_or_default();
-        let seconds = pts.map_or(0.0, |pts| (pts - first) as f64 * self.time_base());
-        job.corrupt(seconds, found)
-    }
-}
-
 /// Gives wanted frames, asked for in ascending order.
 pub(super) struct Reader<'a> {
     job: &'a Job,
     timeline: &'a Timeline,
+    /// Indices of the wanted frames.
+    wanted: &'a BTreeSet<usize>,
     decoding: Decoding,
     converter: Converter,
-    /// Position of the next packet to decode, or number of frames given by the decoder when frames are counted.
-    next: usize,
+    /// Position of the next packet to decode, or number of frames given by the decoder when frames are counted; `None`
+    /// where only a seek goes on: at the source's end, or with a decoder that was emptied.
+    next: Option<usize>,
     /// Whether seeks have turned out to be exact so far.
     seeks: bool,
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn open(job: &'a Job, timeline: &'a Timeline) -> Result<Self, VideoError> {
-        let decoding = Decoding::open(job)?;
-        let orientation: Orientation = decoding.source.orientation()?;
-        let converter = Converter::new(decoding.source.coded_size(job)?, orientation);
-        Ok(Self { job, timeline, decoding, converter, next: 0, seeks: true })
+    /// A reader of a source that is at its end after a scan, or, if frames are to be counted, at its start.
+    pub(super) fn open(
+        job: &'a Job,
+        timeline: &'a Timeline,
+        source: Source,
+        wanted: &'a BTreeSet<usize>,
+    ) -> Result<Self, VideoError> {
+        let mut decoding = Decoding::begin(job, source)?;
+        let converter = Converter::new(decoding.coded_size(job)?, decoding.orientation()?);
+        let next = match &timeline.lookup {
+            Lookup::Ordinal => Some(0),
+            Lookup::Timestamps(packets) => {
+                let wanted = wanted.iter().map(|&index| packets.shown[index]).collect();
+                decoding.shorten(Need { wanted, last: None });
+                None
+            }
+        };
+        Ok(Self { job, timeline, wanted, decoding, converter, next, seeks: true })
     }
 
     /// Width and height as shown.
@@ -156,45 +61,75 @@ impl<'a> Reader<'a> {
     pub(super) fn frame(&mut self, index: usize) -> Result<Option<RgbImage>, VideoError> {
         match &self.timeline.lookup {
             Lookup::Ordinal => self.frame_by_ordinal(index),
-            Lookup::Timestamps(packets) => self.frame_by_time(packets, packets.shown[index]),
+            Lookup::Timestamps(packets) => self.frame_by_time(packets, index),
         }
     }
 
     fn frame_by_ordinal(&mut self, index: usize) -> Result<Option<RgbImage>, VideoError> {
         while let Some(frame) = self.decoding.next_frame(self.job)? {
-            self.next += 1;
-            if self.next == index + 1 {
+            let at = self.next.unwrap_or_default();
+            self.next = Some(at + 1);
+            if at == index {
                 return self.convert(&frame).map(Some);
             }
         }
         Ok(None)
     }
 
-    fn frame_by_time(&mut self, packets: &Packets, pts: i64) -> Result<Option<RgbImage>, VideoError> {
-        if let Some(key) = packets.key_before(pts).filter(|key| self.seeks && key.position > self.next + SEEK_COST) {
-            match self.decoding.seek(self.job, packets, key)? {
-                Some(landed) => self.next = landed,
-                None => self.restart()?,
-            }
+    fn frame_by_time(&mut self, packets: &Packets, index: usize) -> Result<Option<RgbImage>, VideoError> {
+        let pts = packets.shown[index];
+        let leaves = self.approach(packets, index)?;
+        let mut found = self.run_to(packets, pts);
+        if matches!(&found, Ok(Some(frame)) if frame.is_interlaced()) && self.decoding.is_shortened() {
+            // Fields may come in packets of their own, of which one may have been passed over.
+            self.decoding.lengthen();
+            self.next = None;
+            self.approach(packets, index)?;
+            found = self.run_to(packets, pts);
+        } else if leaves {
+            self.next = None;
         }
-        match self.run_to(packets, pts) {
+        if matches!(&found, Ok(None) | Err(VideoError::Corrupt { .. })) && self.decoding.is_partial() {
             // Some streams cannot be entered at what they call a key frame: the whole stream decides.
-            Ok(None) | Err(VideoError::Corrupt { .. }) if self.decoding.origin != Origin::Start => {
-                self.restart()?;
-                self.run_to(packets, pts)
-            }
-            other => other,
+            self.restart()?;
+            found = self.run_to(packets, pts);
         }
+        found?.map(|frame| self.convert(&frame)).transpose()
     }
 
-    fn run_to(&mut self, packets: &Packets, pts: i64) -> Result<Option<RgbImage>, VideoError> {
+    /// Seeks if that is nearer; whether the stream is left after this frame, by another seek or for good.
+    fn approach(&mut self, packets: &Packets, index: usize) -> Result<bool, VideoError> {
+        if !self.seeks {
+            return Ok(false);
+        }
+        let pts = packets.shown[index];
+        let far = |from: Option<usize>, key: usize| from.is_none_or(|from| key > from + SEEK_COST);
+        let landed = match packets.key_before(pts) {
+            Some(key) if far(self.next, key.position) => self.decoding.seek(self.job, packets, key)?,
+            _ => self.next,
+        };
+        self.next = landed;
+        if landed.is_none() {
+            self.restart()?;
+            return Ok(false);
+        }
+        let following = self.wanted.range(index + 1..).next().map(|&next| packets.shown[next]);
+        let position = packets.position(pts);
+        let key = following.and_then(|next| packets.key_before(next));
+        let leaves = following.is_none() || key.is_some_and(|key| far(position, key.position));
+        self.decoding.leave_after(leaves.then_some(pts));
+        Ok(leaves && self.decoding.is_shortened())
+    }
+
+    /// Decodes up to the frame with a time stamp.
+    fn run_to(&mut self, packets: &Packets, pts: i64) -> Result<Option<frame::Video>, VideoError> {
         while let Some(frame) = self.decoding.next_frame(self.job)? {
             let found = frame.pts();
             if let Some(position) = found.and_then(|pts| packets.position(pts)) {
-                self.next = self.next.max(position + 1);
+                self.next = self.next.max(Some(position + 1));
             }
             match found {
-                Some(found) if found == pts => return self.convert(&frame).map(Some),
+                Some(found) if found == pts => return Ok(Some(frame)),
                 Some(found) if found < pts => {}
                 _ => return Ok(None),
             }
@@ -202,10 +137,10 @@ impl<'a> Reader<'a> {
         Ok(None)
     }
 
-    /// Goes on from the start of the file, and seeks no more.
+    /// Goes on from the start of the file, without shortcuts.
     fn restart(&mut self) -> Result<(), VideoError> {
-        self.decoding = Decoding::open(self.job)?;
-        (self.next, self.seeks) = (0, false);
+        self.decoding = Decoding::begin(self.job, Source::open(self.job)?)?;
+        (self.next, self.seeks) = (Some(0), false);
         Ok(())
     }
 

@@ -186,7 +186,7 @@ fn no_video(job: &Job, input: &Input) -> VideoError {
 
 /// Small videos decode fastest on one thread; several files are decoded at a time anyway.
 fn threads((width, height): (u32, u32)) -> usize {
-    const SMALL: u64 = 640 * 480;
+    const SMALL: u64 = 320 * 240;
     const MOST: usize = 4;
     if u64::from(width) * u64::from(height) <= SMALL {
         return 1;

@@ -2,10 +2,8 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use crate::clips::{clip, ffmpeg};
+use crate::clips::{H264, clip, ffmpeg, sound_and};
 use foveate_video::{DecodeLimits, Sampling, VideoError, decode};
-
-const H264: &str = "-c:v libx264 -preset fast -bf 3 -g 30 -pix_fmt yuv420p";
 
 fn failure(path: &Path) -> VideoError {
     let error = decode(path, &Sampling::Uniform { frames: 8 }, &DecodeLimits::default()).map(|f| f.total_frames);
@@ -60,27 +58,9 @@ fn audio_only_is_no_video_stream() {
 fn cover_art_is_no_video() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.mp3");
-    ffmpeg(&[
-        "-f",
-        "lavfi",
-        "-i",
-        "sine=duration=1",
-        "-f",
-        "lavfi",
-        "-i",
-        "testsrc2=size=64x64:duration=1",
-        "-map",
-        "0:a",
-        "-map",
-        "1:v",
-        "-frames:v",
-        "1",
-        "-c:v",
-        "mjpeg",
-        "-disposition:v",
-        "attached_pic",
-        path.to_str().unwrap(),
-    ]);
+    let mut arguments = sound_and("testsrc2=size=64x64:duration=1");
+    arguments.extend(["-frames:v", "1", "-c:v", "mjpeg", "-disposition:v", "attached_pic", path.to_str().unwrap()]);
+    ffmpeg(&arguments);
     let error = failure(&path);
     assert!(matches!(error, VideoError::NoVideoStream { .. }), "{error:?}");
 }
@@ -89,25 +69,9 @@ fn cover_art_is_no_video() {
 fn a_stream_without_frames_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.mkv");
-    ffmpeg(&[
-        "-f",
-        "lavfi",
-        "-i",
-        "sine=duration=1",
-        "-f",
-        "lavfi",
-        "-i",
-        "testsrc2=size=64x64:rate=25:duration=1",
-        "-map",
-        "0:a",
-        "-map",
-        "1:v",
-        "-c:v",
-        "ffv1",
-        "-frames:v",
-        "0",
-        path.to_str().unwrap(),
-    ]);
+    let mut arguments = sound_and("testsrc2=size=64x64:rate=25:duration=1");
+    arguments.extend(["-c:v", "ffv1", "-frames:v", "0", path.to_str().unwrap()]);
+    ffmpeg(&arguments);
     let error = failure(&path);
     assert!(matches!(error, VideoError::NoFrames { .. }), "{error:?}");
 }

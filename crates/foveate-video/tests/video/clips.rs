@@ -5,6 +5,14 @@ use std::process::Command;
 
 use image::RgbImage;
 
+/// H.264 as most videos have it: with B-frames, in groups of 30.
+pub(crate) const H264: &str = "-c:v libx264 -preset fast -bf 3 -g 30 -pix_fmt yuv420p";
+
+/// Four seconds of sound, and these moving pictures, as two inputs for [`ffmpeg`].
+pub(crate) fn sound_and(pictures: &str) -> Vec<&str> {
+    vec!["-f", "lavfi", "-i", "sine=duration=4", "-f", "lavfi", "-i", pictures, "-map", "0:a", "-map", "1:v"]
+}
+
 /// Runs `ffmpeg` quietly and returns its standard output.
 pub(crate) fn ffmpeg(arguments: &[&str]) -> Vec<u8> {
     let output = Command::new("ffmpeg")

@@ -1,11 +1,9 @@
 //! Decoded frames against the `ffmpeg` program's own.
 use std::path::Path;
 
-use crate::clips::{clip, ffmpeg, reference};
+use crate::clips::{H264, clip, ffmpeg, reference, sound_and};
 use crate::largest_difference;
 use foveate_video::{DecodeLimits, Frames, Sampling, decode};
-
-const H264: &str = "-c:v libx264 -preset fast -bf 3 -g 30 -pix_fmt yuv420p";
 
 fn read(path: &Path, sampling: Sampling) -> Frames {
     decode(path, &sampling, &DecodeLimits::default()).unwrap_or_else(|e| panic!("{e}"))
@@ -49,6 +47,25 @@ fn open_groups_of_pictures_are_exact() {
     assert_equals_ffmpeg(&clip(dir.path(), "a.ts", "128x96", 200, &open), (128, 96));
     let mpeg2 = "-c:v mpeg2video -bf 2 -g 15 -q:v 3";
     assert_equals_ffmpeg(&clip(dir.path(), "a.mpg", "128x96", 100, mpeg2), (128, 96));
+}
+
+#[test]
+fn interlaced_frames_are_exact() {
+    let dir = tempfile::tempdir().unwrap();
+    let h264 = format!("{H264} -flags +ildct+ilme");
+    assert_equals_ffmpeg(&clip(dir.path(), "a.mp4", "128x96", 100, &h264), (128, 96));
+    assert_equals_ffmpeg(&clip(dir.path(), "a.ts", "128x96", 100, &h264), (128, 96));
+    let mpeg2 = "-c:v mpeg2video -bf 2 -g 15 -q:v 3 -flags +ildct+ilme";
+    assert_equals_ffmpeg(&clip(dir.path(), "a.mpg", "128x96", 100, mpeg2), (128, 96));
+}
+
+#[test]
+fn frames_that_none_refers_to_are_exact_where_they_are_wanted() {
+    let dir = tempfile::tempdir().unwrap();
+    for order in ["b-pyramid=none:bframes=7:b-adapt=0", "b-pyramid=strict:ref=1", "bframes=0", "slices=4:bframes=2"] {
+        let h264 = format!("-c:v libx264 -preset fast -g 60 -pix_fmt yuv420p -x264-params {order}");
+        assert_equals_ffmpeg(&clip(dir.path(), "a.mkv", "128x96", 150, &h264), (128, 96));
+    }
 }
 
 #[test]
@@ -178,25 +195,9 @@ fn edit_lists_cut_frames_away() {
 fn other_streams_do_not_disturb() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.mkv");
-    ffmpeg(&[
-        "-f",
-        "lavfi",
-        "-i",
-        "sine=duration=4",
-        "-f",
-        "lavfi",
-        "-i",
-        "testsrc2=size=128x96:rate=25:duration=4",
-        "-map",
-        "0:a",
-        "-map",
-        "1:v",
-        "-c:v",
-        "libx264",
-        "-g",
-        "20",
-        path.to_str().unwrap(),
-    ]);
+    let mut arguments = sound_and("testsrc2=size=128x96:rate=25:duration=4");
+    arguments.extend(["-c:v", "libx264", "-g", "20", path.to_str().unwrap()]);
+    ffmpeg(&arguments);
     assert_equals_ffmpeg(&path, (128, 96));
 }
 
