@@ -1,6 +1,5 @@
 //! Generation: each prompt is computed once, then its group decodes together with the others until its rows end.
 
-use foveate_algo::Layers;
 use tch::{Kind, Tensor, no_grad};
 
 use crate::{
@@ -19,19 +18,7 @@ use crate::{
     sample::{GroupSeed, SamplingParams, sample, uniforms},
 };
 
-/// What is kept of generation beside its tokens; nothing by default. All of it comes from numbers that generation forms
-/// anyway.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Observe {
-    /// Frame attention in these layers.
-    pub frame_layers: Option<Layers>,
-    /// Hidden states.
-    pub hidden: bool,
-    /// Entropies.
-    pub entropy: bool,
-}
-
-/// The completions drawn for one prompt, and what [`Observe`] asked to keep of them. T is the longest completion of the
+/// The completions drawn for one prompt, and what [`crate::Observe`] asked to keep of them. T is the longest completion of the
 /// group; what is kept is 0 past a completion's end.
 #[derive(Debug, PartialEq)]
 pub struct Rollout {
@@ -65,7 +52,6 @@ impl Vlm {
         params: &SamplingParams,
         seeds: &[GroupSeed],
         end: &[i64],
-        observe: &Observe,
     ) -> Result<Vec<Rollout>, PolicyError> {
         params.check()?;
         let longest = self.config().text.max_position_embeddings as usize;
@@ -83,7 +69,7 @@ impl Vlm {
         if prompts.is_empty() {
             return Ok(Vec::new());
         }
-        Ok(no_grad(|| Generation::new(self, prompts, params, seeds, end, *observe).run(end)))
+        Ok(no_grad(|| Generation::new(self, prompts, params, seeds, end).run(end)))
     }
 }
 
@@ -92,7 +78,6 @@ struct Generation<'a> {
     model: &'a Vlm,
     prompts: &'a [&'a Encoded],
     params: &'a SamplingParams,
-    observe: Observe,
     head: Head,
     decoder: Decoder<'a>,
     sizes: Sizes,
@@ -116,7 +101,6 @@ impl<'a> Generation<'a> {
         params: &'a SamplingParams,
         seeds: &[GroupSeed],
         end: &[i64],
-        observe: Observe,
     ) -> Self {
         let (text, device) = (&model.config().text, model.device());
         let sizes = Sizes {
@@ -127,7 +111,7 @@ impl<'a> Generation<'a> {
             hidden: text.hidden_size,
             // The last token of a completion is never an input.
             columns: (params.max_new_tokens as i64 - 1).max(1),
-            seen_layers: observe.frame_layers.map_or(0, |layers| model.text.count(layers)),
+            seen_layers: params.observe.frame_layers.map_or(0, |layers| model.text.count(layers)),
             frames: prompts.iter().map(|prompt| prompt.frames).max().unwrap_or(0),
             kind: model.text.head().kind(),
             device,
@@ -139,11 +123,10 @@ impl<'a> Generation<'a> {
             head: model.head(params.temperature),
             decoder: Decoder::new(&model.text),
             uniforms: uniforms(seeds, params, device),
-            records: Records::new(&sizes, [prompts.len(), params.completions, params.max_new_tokens], observe),
+            records: Records::new(&sizes, [prompts.len(), params.completions, params.max_new_tokens], params.observe),
             model,
             prompts,
             params,
-            observe,
             sizes,
         }
     }
@@ -199,7 +182,7 @@ impl<'a> Generation<'a> {
     fn draw(&mut self, hidden: Tensor, frame_attention: Option<Tensor>, places: &Tensor) -> Tensor {
         let uniform = self.uniforms.index_select(0, places);
         let drawn = sample(&self.head.logits(&hidden), self.params, &uniform);
-        let entropy = self.observe.entropy.then(|| drawn.entropy());
+        let entropy = self.params.observe.entropy.then(|| drawn.entropy());
         self.records
             .put(places, &Seen { ids: &drawn.ids, logprobs: &drawn.logprobs, entropy, hidden, frame_attention });
         drawn.ids
@@ -210,7 +193,7 @@ impl<'a> Generation<'a> {
         let model = self.model;
         let layout = Layout { prompt: prompt.tokens() as i64, completions: 0, length: 0 };
         let last = Tensor::from_slice(&[layout.prompt - 1]).to_device(model.device());
-        let probe = model.probe(prompt, &last, self.observe.frame_layers);
+        let probe = model.probe(prompt, &last, self.params.observe.frame_layers);
         let wanted = Wanted { frames: probe.as_ref(), frame_layers: self.sizes.seen_layers, keys_values: true };
         let rope = model.rope(&prompt.positions);
         let (hidden, taps) = model.text.forward(model.embed_prompt(prompt), &rope, &layout, &wanted);

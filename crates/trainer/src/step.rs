@@ -126,8 +126,7 @@ impl Stepper<'_> {
             .collect::<Result<Vec<_>>>()?;
         let seeds: Vec<_> = (0..examples.len() as u64).map(|group| GroupSeed { seed, step, group }).collect();
         let prompts: Vec<&Encoded> = encoded.iter().collect();
-        let rollouts =
-            self.policy.rollout(&prompts, &self.sampling(), &seeds, self.text.eos_ids(), &Observe::default())?;
+        let rollouts = self.policy.rollout(&prompts, &self.sampling(), &seeds, self.text.eos_ids())?;
         let groups = examples.into_iter().zip(encoded).zip(rollouts).map(|((example, encoded), rollout)| Group {
             completions: Completions::new(&rollout.ids, self.policy.device()),
             example,
@@ -146,6 +145,7 @@ impl Stepper<'_> {
             top_p: rollout.top_p,
             top_k: rollout.top_k,
             max_rows: 0,
+            observe: Observe::default(),
         }
     }
 
