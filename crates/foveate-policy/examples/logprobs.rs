@@ -44,10 +44,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Sampling: the prompt, vision tower included, is computed once and shared by its three completions.
     let prompt = model.encode(&prompt(model.config()))?;
     println!("prompt: {} tokens, {} of them of {} frames", prompt.tokens(), prompt.video_tokens(), prompt.frames());
-    let params =
-        SamplingParams { completions: 3, max_new_tokens: 5, temperature: 1.0, top_p: 1.0, top_k: 0, max_rows: 0 };
+    let params = SamplingParams {
+        completions: 3,
+        max_new_tokens: 5,
+        temperature: 1.0,
+        top_p: 1.0,
+        top_k: 0,
+        max_rows: 0,
+        observe: Observe::default(),
+    };
     let seed = GroupSeed { seed: 42, step: 0, group: 0 };
-    let rollout = model.rollout(&[&prompt], &params, &[seed], &[2], &Observe::default())?.remove(0);
+    let rollout = model.rollout(&[&prompt], &params, &[seed], &[2])?.remove(0);
 
     // Teacher forcing: the same completions in one pass, packed behind the prompt.
     let completions = Completions::new(&rollout.ids, model.device());

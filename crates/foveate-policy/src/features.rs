@@ -67,7 +67,7 @@ mod tests {
     fn what_is_larger_than_the_cache_is_not_kept() {
         let mut cache = FeatureCache::new(8);
         for _ in 0..2 {
-            cache.get_or([0; 32], || Tensor::zeros([3], (Kind::Float, Device::Cpu)));
+            let _ = cache.get_or([0; 32], || Tensor::zeros([3], (Kind::Float, Device::Cpu)));
         }
         assert_eq!((cache.bytes, cache.kept.len()), (0, 0));
     }

@@ -1,6 +1,5 @@
 //! Generation: each prompt is computed once, then its group decodes together with the others until its rows end.
 
-use foveate_algo::Layers;
 use tch::{Kind, Tensor, no_grad};
 
 use crate::{
@@ -14,19 +13,7 @@ use crate::{
     sample::{GroupSeed, SamplingParams, sample, uniforms},
 };
 
-/// What is kept of generation beside its tokens; nothing by default. All of it comes from numbers that generation forms
-/// anyway.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Observe {
-    /// Frame attention in these layers.
-    pub frame_layers: Option<Layers>,
-    /// Hidden states.
-    pub hidden: bool,
-    /// Entropies.
-    pub entropy: bool,
-}
-
-/// The completions drawn for one prompt, and what [`Observe`] asked to keep of them. T is the longest completion of the
+/// The completions drawn for one prompt, and what [`crate::Observe`] asked to keep of them. T is the longest completion of the
 /// group; what is kept is 0 past a completion's end.
 #[derive(Debug, PartialEq)]
 pub struct Rollout {
@@ -60,7 +47,6 @@ impl Vlm {
         params: &SamplingParams,
         seeds: &[GroupSeed],
         end: &[i64],
-        observe: &Observe,
     ) -> Result<Vec<Rollout>, PolicyError> {
         params.check()?;
         let longest = self.config().text.max_position_embeddings as usize;
@@ -78,7 +64,7 @@ impl Vlm {
         if prompts.is_empty() {
             return Ok(Vec::new());
         }
-        Ok(no_grad(|| Generation::new(self, prompts, params, seeds, end, *observe).run(end)))
+        Ok(no_grad(|| Generation::new(self, prompts, params, seeds, end).run(end)))
     }
 }
 
@@ -87,7 +73,6 @@ struct Generation<'a> {
     model: &'a Vlm,
     prompts: &'a [&'a Encoded],
     params: &'a SamplingParams,
-    observe: Observe,
     head: Head,
     decoder: Decoder<'a>,
     sizes: Sizes,
@@ -111,7 +96,6 @@ impl<'a> Generation<'a> {
         params: &'a SamplingParams,
         seeds: &[GroupSeed],
         end: &[i64],
-        observe: Observe,
     ) -> Self {
         let (text, device) = (&model.config().text, model.device());
         let sizes = Sizes {
@@ -122,7 +106,7 @@ impl<'a> Generation<'a> {
             hidden: text.hidden_size,
             // The last token of a completion is never an input.
             columns: (params.max_new_tokens as i64 - 1).max(1),
-            seen_layers: observe.frame_layers.map_or(0, |layers| model.text.count(layers)),
+            seen_layers: params.observe.frame_layers.map_or(0, |layers| model.text.count(layers)),
             frames: prompts.iter().map(|prompt| prompt.frames).max().unwrap_or(0),
             kind: model.text.head().kind(),
             device,
@@ -134,11 +118,10 @@ impl<'a> Generation<'a> {
             head: model.head(params.temperature),
             decoder: Decoder::new(&model.text),
             uniforms: uniforms(seeds, params, device),
-            records: Records::new(&sizes, [prompts.len(), params.completions, params.max_new_tokens], observe),
+            records: Records::new(&sizes, [prompts.len(), params.completions, params.max_new_tokens], params.observe),
             model,
             prompts,
             params,
-            observe,
             sizes,
         }
     }
@@ -160,7 +143,7 @@ impl<'a> Generation<'a> {
                 return self.records.rollouts(self.prompts, end);
             }
             let hidden = self.decoder.decode_one_token(&batch.tokens, &mut batch.cache);
-            let frame_attention = batch.cache.seen.as_ref().map(|seen| seen.flatten(1, 2));
+            let frame_attention = batch.cache.seen();
             let tokens = self.draw(hidden, frame_attention, &batch.places());
             batch.push(tokens, &self.ends);
         }
@@ -194,7 +177,7 @@ impl<'a> Generation<'a> {
     fn draw(&mut self, hidden: Tensor, frame_attention: Option<Tensor>, places: &Tensor) -> Tensor {
         let uniform = self.uniforms.index_select(0, places);
         let drawn = sample(&self.head.logits(&hidden), self.params, &uniform);
-        let entropy = self.observe.entropy.then(|| drawn.entropy());
+        let entropy = self.params.observe.entropy.then(|| drawn.entropy());
         self.records
             .put(places, &Seen { ids: &drawn.ids, logprobs: &drawn.logprobs, entropy, hidden, frame_attention });
         drawn.ids
@@ -206,7 +189,7 @@ impl<'a> Generation<'a> {
         let rows = prompt.tokens() as i64;
         let pack = Pack::of_prompt(rows, vec![rows - 1], model.device());
         let mut wanted = Wanted {
-            frames: model.probe(prompt, &[rows - 1], self.observe.frame_layers).map(Some).into_iter().collect(),
+            frames: model.probe(prompt, &[rows - 1], self.params.observe.frame_layers).map(Some).into_iter().collect(),
             frame_layers: self.sizes.seen_layers,
             keys_values: true,
         };

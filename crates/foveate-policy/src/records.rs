@@ -2,11 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::{
-    generate::{Observe, Rollout},
-    input::Encoded,
-    qwen::cache::Sizes,
-};
+use crate::{generate::Rollout, input::Encoded, qwen::cache::Sizes, sample::Observe};
 
 /// Places are numbered row by row: `completion * T + t`, completions of all groups in order, T the longest allowed. One
 /// row more takes what rows write that stand for no completion.

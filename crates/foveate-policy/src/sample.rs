@@ -1,10 +1,23 @@
 //! Drawing tokens: temperature, top-k, top-p, and random numbers that depend on nothing but their name.
 
+use foveate_algo::Layers;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
 
 use crate::PolicyError;
+
+/// What is kept of generation beside its tokens; nothing by default. All of it comes from numbers that generation forms
+/// anyway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Observe {
+    /// Frame attention in these layers.
+    pub frame_layers: Option<Layers>,
+    /// Hidden states.
+    pub hidden: bool,
+    /// Entropies.
+    pub entropy: bool,
+}
 
 /// How completions are drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -22,12 +35,22 @@ pub struct SamplingParams {
     /// Most completions that are drawn at a time, a single prompt's aside; 0 draws those of all prompts together. It
     /// bounds memory and changes no token.
     pub max_rows: usize,
+    /// What is kept beside the tokens.
+    pub observe: Observe,
 }
 
 impl SamplingParams {
     /// Greedy decoding of one completion.
     pub fn greedy(max_new_tokens: usize) -> Self {
-        Self { completions: 1, max_new_tokens, temperature: 0.0, top_p: 1.0, top_k: 0, max_rows: 0 }
+        Self {
+            completions: 1,
+            max_new_tokens,
+            temperature: 0.0,
+            top_p: 1.0,
+            top_k: 0,
+            max_rows: 0,
+            observe: Observe::default(),
+        }
     }
 
     pub(crate) fn check(&self) -> Result<(), PolicyError> {
@@ -132,7 +155,15 @@ mod tests {
     use super::*;
 
     fn params(temperature: f64, top_p: f64, top_k: usize) -> SamplingParams {
-        SamplingParams { completions: 2, max_new_tokens: 4, temperature, top_p, top_k, max_rows: 0 }
+        SamplingParams {
+            completions: 2,
+            max_new_tokens: 4,
+            temperature,
+            top_p,
+            top_k,
+            max_rows: 0,
+            observe: Observe::default(),
+        }
     }
 
     fn draw(probabilities: &[f32], uniform: f32, params: &SamplingParams) -> i64 {

@@ -80,6 +80,7 @@ impl Examinee<'_> {
             top_p: eval.top_p,
             top_k: eval.top_k,
             max_rows: 0,
+            observe: Observe::default(),
         };
         let seed = self.config.run.seed;
         let seeds: Vec<_> =
@@ -87,7 +88,7 @@ impl Examinee<'_> {
         let encoded =
             examples.iter().map(|sample| self.policy.encode(&sample.prompt)).collect::<Result<Vec<_>, _>>()?;
         let prompts: Vec<&Encoded> = encoded.iter().collect();
-        let rollouts = self.policy.rollout(&prompts, &params, &seeds, self.text.eos_ids(), &Observe::default())?;
+        let rollouts = self.policy.rollout(&prompts, &params, &seeds, self.text.eos_ids())?;
         let item = |(sample, rollout): (&Prepared, &Rollout)| {
             let completion = self.text.decode(&rollout.ids[0])?;
             let reward = self.rubric.score(&Answer::new(&sample.example.answer), &completion);

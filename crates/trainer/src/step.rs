@@ -128,11 +128,8 @@ impl Stepper<'_> {
             .collect::<Result<Vec<_>>>()?;
         let seeds: Vec<_> = (0..examples.len() as u64).map(|group| GroupSeed { seed, step, group }).collect();
         let prompts: Vec<&Encoded> = encoded.iter().collect();
-        let needs = self.algorithm.needs();
         let event = examples.iter().any(Prepared::knows_event).then_some(EVENT_LAYERS);
-        let observe =
-            Observe { frame_layers: needs.frame_attention.or(event), hidden: needs.distributions, entropy: true };
-        let rollouts = self.policy.rollout(&prompts, &self.sampling(), &seeds, self.text.eos_ids(), &observe)?;
+        let rollouts = self.policy.rollout(&prompts, &self.sampling(event), &seeds, self.text.eos_ids())?;
         let groups = examples.into_iter().zip(encoded).zip(rollouts).map(|((example, encoded), rollout)| Group {
             completions: Completions::new(&rollout.ids, self.policy.device()),
             example,
@@ -142,8 +139,10 @@ impl Stepper<'_> {
         Ok(groups.collect())
     }
 
-    fn sampling(&self) -> SamplingParams {
-        let rollout = &self.config.rollout;
+    /// How completions are drawn, and what of them is seen meanwhile: what the algorithm needs, and attention to the
+    /// event in the layers `event`.
+    fn sampling(&self, event: Option<Layers>) -> SamplingParams {
+        let (rollout, needs) = (&self.config.rollout, self.algorithm.needs());
         SamplingParams {
             completions: rollout.completions,
             max_new_tokens: rollout.max_new_tokens,
@@ -151,6 +150,11 @@ impl Stepper<'_> {
             top_p: rollout.top_p,
             top_k: rollout.top_k,
             max_rows: rollout.max_rows,
+            observe: Observe {
+                frame_layers: needs.frame_attention.or(event),
+                hidden: needs.distributions,
+                entropy: true,
+            },
         }
     }
 

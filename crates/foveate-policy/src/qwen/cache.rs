@@ -55,11 +55,11 @@ pub(crate) struct Cache {
     rows: i64,
     used: i64,
     layers: Vec<Layer>,
-    prompt_bias: Tensor,             // [N * K, 1, P]: -inf behind a shorter prompt
-    own_bias: Tensor,                // [N * K * C, 1, T]: -inf before a group's first column
-    rotations: Tensor,               // [T, N, 1, 1, E/2] complex
-    frames: Option<Tensor>,          // [N, P, F] f32: 1 where prompt row p is of frame f
-    pub(crate) seen: Option<Tensor>, // [L, N, C, F] f32: frame attention of the newest token
+    prompt_bias: Tensor,    // [N * K, 1, P]: -inf behind a shorter prompt
+    own_bias: Tensor,       // [N * K * C, 1, T]: -inf before a group's first column
+    rotations: Tensor,      // [T, N, 1, 1, E/2] complex
+    frames: Option<Tensor>, // [N, F, P] f32: 1 where prompt row p is of frame f
+    seen: Option<Tensor>,   // [L, N, F, C] f32: frame attention of the newest token
 }
 
 #[derive(Debug)]
@@ -109,16 +109,16 @@ impl Cache {
                 .collect()
         };
         let frames = (sizes.frames > 0 && sizes.seen_layers > 0).then(|| {
-            let frames = Tensor::zeros([groups, prompt, sizes.frames], (Kind::Float, sizes.device));
+            let frames = Tensor::zeros([groups, sizes.frames, prompt], (Kind::Float, sizes.device));
             if let Some(old) = &self.frames {
                 let kept = old.index_select(0, &move_.groups);
-                let width = prompt.min(kept.size()[1]);
-                frames.narrow(0, 0, move_.staying).narrow(1, 0, width).copy_(&kept.narrow(1, 0, width));
+                let width = prompt.min(kept.size()[2]);
+                frames.narrow(0, 0, move_.staying).narrow(2, 0, width).copy_(&kept.narrow(2, 0, width));
             }
             frames
         });
         let seen = frames.as_ref().map(|_| {
-            let shape = [sizes.seen_layers as i64, groups, rows, sizes.frames];
+            let shape = [sizes.seen_layers as i64, groups, sizes.frames, rows];
             Tensor::zeros(shape, (Kind::Float, sizes.device))
         });
         Self {
@@ -148,8 +148,8 @@ impl Cache {
             }
         }
         if let (Some(frames), Some(probe)) = (&self.frames, probe) {
-            let own = frames.get(group).narrow(1, 0, probe.frames.size()[1]);
-            let _ = { own }.index_copy_(0, &probe.columns, &probe.frames);
+            let own = frames.get(group).narrow(0, 0, probe.frames.size()[1]);
+            let _ = { own }.index_copy_(1, &probe.columns, &probe.frames.tr());
         }
     }
 
@@ -198,9 +198,15 @@ impl Cache {
     fn see(&self, index: usize, weights: &Tensor) {
         let first = self.sizes.layers - self.sizes.seen_layers;
         let (Some(frames), Some(seen), true) = (&self.frames, &self.seen, index >= first) else { return };
-        let by_group = weights.view([self.groups, -1, weights.size()[2]]).bmm(frames);
-        let by_head = by_group.view([self.groups, self.sizes.kv_heads, self.rows, -1, self.sizes.frames]);
-        let _ = by_head.mean_out(&seen.get((index - first) as i64), [1, 3].as_slice(), false, Kind::Float);
+        // With the few frames on the left: a product with few columns is slow.
+        let by_group = weights.view([self.groups, -1, weights.size()[2]]).transpose(1, 2);
+        let by_head = frames.bmm(&by_group).view([self.groups, self.sizes.frames, self.sizes.kv_heads, self.rows, -1]);
+        let _ = by_head.mean_out(&seen.get((index - first) as i64), [2, 4].as_slice(), false, Kind::Float);
+    }
+
+    /// Frame attention of the newest token, `[L, B, F]`.
+    pub(crate) fn seen(&self) -> Option<Tensor> {
+        self.seen.as_ref().map(|seen| seen.transpose(2, 3).flatten(1, 2))
     }
 }
 

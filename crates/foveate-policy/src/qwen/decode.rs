@@ -22,7 +22,8 @@ pub(crate) struct Decoder<'a> {
 
 #[derive(Debug)]
 struct Fused {
-    qkv: Linear,
+    qkv: Tensor,    // [(H + 2K) * E, D]
+    bias: Tensor,   // [(H + 2K) * E, 1]
     output: Tensor, // [H * E, D], a view
     down: Tensor,   // [inner, D], a view
 }
@@ -31,19 +32,21 @@ impl<'a> Decoder<'a> {
     pub(crate) fn new(model: &'a TextModel) -> Self {
         let fused = model.layers.iter().map(|layer| {
             let attention = &layer.self_attn;
-            let halves = |x: &Tensor, heads: i64| {
-                let (size, width) = (x.size(), x.size()[0] / heads);
-                paired(&x.view([heads, width, -1]), 1).view(size.as_slice())
+            let (q, k) = ((&attention.q_proj, attention.heads), (&attention.k_proj, attention.kv_heads));
+            let fused = |part: fn(&Linear) -> Tensor| {
+                let [q, k] = [q, k].map(|(linear, heads)| {
+                    let x = part(linear); // [heads * E, X]
+                    paired(&x.view([heads, x.size()[0] / heads, -1]), 1).view_as(&x)
+                });
+                Tensor::cat(&[q, k, part(&attention.v_proj)], 0)
             };
-            let parts = [(&attention.q_proj, attention.heads), (&attention.k_proj, attention.kv_heads)];
-            let mut weights: Vec<_> = parts.iter().map(|(linear, heads)| halves(&linear.weight, *heads)).collect();
-            weights.push(attention.v_proj.weight.shallow_clone());
-            let mut biases: Vec<_> =
-                parts.iter().filter_map(|(linear, heads)| Some(halves(linear.bias.as_ref()?, *heads))).collect();
-            biases.extend(attention.v_proj.bias.as_ref().map(Tensor::shallow_clone));
-            let bias = (!biases.is_empty()).then(|| Tensor::cat(&biases, 0));
+            let bias = |linear: &Linear| match &linear.bias {
+                Some(bias) => bias.unsqueeze(1),
+                None => linear.weight.zeros_like().narrow(1, 0, 1).contiguous(),
+            };
             Fused {
-                qkv: Linear { weight: Tensor::cat(&weights, 0), bias },
+                qkv: fused(|linear| linear.weight.shallow_clone()),
+                bias: fused(bias),
                 output: attention.o_proj.weight.tr(),
                 down: layer.mlp.down.weight.tr(),
             }
@@ -55,11 +58,12 @@ impl<'a> Decoder<'a> {
     pub(crate) fn decode_one_token(&self, ids: &Tensor, cache: &mut Cache) -> Tensor {
         let mut x = self.model.embed(ids);
         for (index, (layer, fused)) in self.model.layers.iter().zip(&self.layers).enumerate() {
-            let projected = fused.qkv.forward(&layer.input_layernorm.forward(&x));
+            let normal = layer.input_layernorm.forward(&x);
+            let projected = fused.bias.addmm(&fused.qkv, &normal.tr()).tr().contiguous();
             x = x.addmm(&cache.attend(index, projected), &fused.output);
             let normal = layer.post_attention_layernorm.forward(&x);
-            let gated = layer.mlp.gate.forward(&normal).silu_().multiply_(&layer.mlp.up.forward(&normal));
-            x = x.addmm(&gated, &fused.down);
+            let [mut gate, up] = [&layer.mlp.gate, &layer.mlp.up].map(|linear| linear.weight.mm(&normal.tr()));
+            x = x.addmm(&gate.silu_().multiply_(&up).tr(), &fused.down);
         }
         cache.advance();
         self.model.norm.forward(&x)

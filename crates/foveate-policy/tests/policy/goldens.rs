@@ -2,7 +2,7 @@
 
 use foveate_algo::Layers;
 use foveate_policy::{
-    AttentionMode, Completions, GroupSeed, LoadOptions, Observe, Prompt, SamplingParams, Segment, Trainable, Vlm,
+    AttentionMode, Completions, GroupSeed, LoadOptions, Prompt, SamplingParams, Segment, Trainable, Vlm,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -82,9 +82,7 @@ fn greedy_tokens_equal_the_goldens_exactly() {
     each(|golden, model| {
         let expected = Vec::<i64>::try_from(&golden.expected["greedy_row0"]).unwrap();
         let prompt = model.encode(&split(&golden.rows[0]).0).unwrap();
-        let rollout = model
-            .rollout(&[&prompt], &SamplingParams::greedy(expected.len()), &[SEED], &[], &Observe::default())
-            .unwrap();
+        let rollout = model.rollout(&[&prompt], &SamplingParams::greedy(expected.len()), &[SEED], &[]).unwrap();
         assert_eq!(rollout[0].ids, [expected]);
     });
 }
@@ -135,7 +133,7 @@ fn bf16_stays_near_the_goldens() {
             }
             let prompt = model.encode(&split(&golden.rows[0]).0).unwrap();
             let params = SamplingParams { completions: 3, temperature: 1.0, ..SamplingParams::greedy(5) };
-            let rollout = model.rollout(&[&prompt], &params, &[SEED], &[], &Observe::default()).unwrap();
+            let rollout = model.rollout(&[&prompt], &params, &[SEED], &[]).unwrap();
             assert!(rollout[0].logprobs.iter().flatten().all(|logprob| *logprob < 0.0));
         }
     }

@@ -6,7 +6,7 @@ use foveate_policy::{
     Trainable, Vlm,
 };
 use proptest::prelude::*;
-use tch::{Device, Kind, Tensor, no_grad};
+use tch::{Device, Kind, Tensor};
 
 use crate::common::{END, Part, SPECIAL, VOCABULARY, assert_close, plain_prompt, prompt, random};
 
@@ -15,7 +15,15 @@ fn model(seed: i64) -> Vlm {
 }
 
 fn params(completions: usize, max_new_tokens: usize) -> SamplingParams {
-    SamplingParams { completions, max_new_tokens, temperature: 0.9, top_p: 1.0, top_k: 0, max_rows: 0 }
+    SamplingParams {
+        completions,
+        max_new_tokens,
+        temperature: 0.9,
+        top_p: 1.0,
+        top_k: 0,
+        max_rows: 0,
+        observe: Observe::default(),
+    }
 }
 
 fn seed(group: u64) -> GroupSeed {
@@ -45,7 +53,7 @@ fn mixed() -> [Prompt; 5] {
 const ENDS: [i64; 4] = [END, 20, 21, 22];
 
 fn draw(model: &Vlm, prompts: &[&Encoded], params: &SamplingParams, seeds: &[GroupSeed]) -> Vec<Rollout> {
-    model.rollout(prompts, params, seeds, &[END], &Observe::default()).unwrap()
+    model.rollout(prompts, params, seeds, &[END]).unwrap()
 }
 
 #[test]
@@ -77,9 +85,9 @@ fn what_generation_observes_is_what_the_teacher_forced_pass_observes() {
     let prompts: Vec<&Encoded> = encoded.iter().collect();
     let seeds: Vec<_> = (0..prompts.len() as u64).map(seed).collect();
     for (max_rows, layers) in [(0, Layers::All), (1, Layers::All), (10, Layers::Last(1))] {
-        let params = SamplingParams { max_rows, ..params(4, 12) };
         let observe = Observe { frame_layers: Some(layers), hidden: true, entropy: true };
-        let rollouts = model.rollout(&prompts, &params, &seeds, &ENDS, &observe).unwrap();
+        let params = SamplingParams { max_rows, observe, ..params(4, 12) };
+        let rollouts = model.rollout(&prompts, &params, &seeds, &ENDS).unwrap();
         for (encoded, rollout) in encoded.iter().zip(&rollouts) {
             assert_observed(&model, encoded, rollout, layers);
         }
@@ -91,20 +99,18 @@ fn what_generation_observes_is_what_the_teacher_forced_pass_observes() {
 fn assert_observed(model: &Vlm, encoded: &Encoded, rollout: &Rollout, layers: Layers) {
     let completions = Completions::new(&rollout.ids, Device::Cpu);
     let shape = [completions.count(), completions.length()];
-    let forward = no_grad(|| model.forward(encoded, &completions, Some(layers)).unwrap());
-    let scores = model.head(0.9).score(&forward.hidden.flatten(0, 1), &completions.ids.flatten(0, 1));
-    let past = completions.mask.logical_not();
-    let within = |x: &Tensor| x.masked_fill(&past.view([shape[0], shape[1], 1]), 0.0);
-    assert_close("hidden", rollout.hidden.as_ref().unwrap(), &within(&forward.hidden), 1e-5);
-    let entropy = within(&scores.entropy.view([shape[0], shape[1], 1])).squeeze_dim(-1);
-    assert_close("entropy", rollout.entropy.as_ref().unwrap(), &entropy, 1e-5);
+    let segment = Segment { prompt: encoded, completions: &completions };
+    let forward = model.forward(&[segment], Some(layers)).unwrap().remove(0);
+    let scores = model.head(0.9).score(&completions.flat(&forward.hidden), &completions.tokens());
+    assert_close("hidden", rollout.hidden.as_ref().unwrap(), &forward.hidden, 1e-5);
+    assert_close("entropy", rollout.entropy.as_ref().unwrap(), &completions.padded(&scores.entropy), 1e-5);
 
     let seen = rollout.frame_attention.as_ref().unwrap();
     let count = if layers == Layers::All { 2 } else { 1 };
     assert_eq!(seen.size(), [count, shape[0], shape[1], encoded.frames() as i64]);
     if encoded.frames() > 0 {
-        assert_close("frame attention", seen, &within(&forward.frame_attention.unwrap()), 1e-5);
-        let mass = seen.sum_dim_intlist(-1, false, Kind::Float).masked_select(&completions.mask);
+        assert_close("frame attention", seen, &forward.frame_attention.unwrap(), 1e-5);
+        let mass = seen.sum_dim_intlist(-1, false, Kind::Float).masked_select(completions.mask());
         assert!(mass.min().double_value(&[]) > 0.0 && mass.max().double_value(&[]) <= 1.0 + 1e-5);
     }
 }
@@ -122,18 +128,16 @@ fn a_groups_tokens_are_the_same_in_every_order_company_and_bound() {
     let model = model(11);
     let encoded = mixed().map(|prompt| model.encode(&prompt).unwrap());
     let observe = Observe { frame_layers: Some(Layers::All), hidden: true, entropy: true };
-    let params = |max_rows| SamplingParams { max_rows, ..params(3, 20) };
-    let one = |group: usize| {
-        model.rollout(&[&encoded[group]], &params(0), &[seed(group as u64)], &ENDS, &observe).unwrap().remove(0)
-    };
+    let params = |max_rows| SamplingParams { max_rows, observe, ..params(3, 20) };
+    let one =
+        |group: usize| model.rollout(&[&encoded[group]], &params(0), &[seed(group as u64)], &ENDS).unwrap().remove(0);
     let alone: Vec<Rollout> = (0..encoded.len()).map(one).collect();
     for (max_rows, order) in
         [(0, [0, 1, 2, 3, 4]), (0, [3, 1, 4, 0, 2]), (1, [4, 3, 2, 1, 0]), (6, [2, 0, 1, 4, 3]), (11, [1, 2, 3, 4, 0])]
     {
         let prompts = order.map(|group| &encoded[group]);
-        let rollouts = model
-            .rollout(&prompts, &params(max_rows), &order.map(|group| seed(group as u64)), &ENDS, &observe)
-            .unwrap();
+        let rollouts =
+            model.rollout(&prompts, &params(max_rows), &order.map(|group| seed(group as u64)), &ENDS).unwrap();
         for (group, found) in order.into_iter().zip(&rollouts) {
             let expected = &alone[group];
             assert_eq!((&found.ids, &found.truncated), (&expected.ids, &expected.truncated), "group {group}");
@@ -147,9 +151,7 @@ fn a_groups_tokens_are_the_same_in_every_order_company_and_bound() {
                 assert_close("what is kept", &kept(found), &kept(expected), 1e-5);
             }
         }
-        let again = model
-            .rollout(&prompts, &params(max_rows), &order.map(|group| seed(group as u64)), &ENDS, &observe)
-            .unwrap();
+        let again = model.rollout(&prompts, &params(max_rows), &order.map(|group| seed(group as u64)), &ENDS).unwrap();
         assert_eq!(again, rollouts, "the same bits");
     }
 }
@@ -219,14 +221,14 @@ fn requests_that_cannot_be_served_say_why() {
     let model = model(6);
     let encoded = model.encode(&plain_prompt(1)).unwrap();
     let error = |params: SamplingParams, seeds: &[GroupSeed]| {
-        model.rollout(&[&encoded], &params, seeds, &[END], &Observe::default()).unwrap_err().to_string()
+        model.rollout(&[&encoded], &params, seeds, &[END]).unwrap_err().to_string()
     };
     assert!(error(params(1, 5), &[]).contains("1 prompts with 0 seeds"));
     assert!(error(params(1, 512), &[seed(0)]).contains("longer than the model's 512"));
     assert!(error(params(0, 5), &[seed(0)]).contains("at least 1 each"));
     assert!(error(SamplingParams { temperature: f64::NAN, ..params(1, 5) }, &[seed(0)]).contains("temperature"));
     assert!(error(SamplingParams { top_p: 0.0, ..params(1, 5) }, &[seed(0)]).contains("top_p"));
-    assert_eq!(model.rollout(&[], &params(1, 5), &[], &[END], &Observe::default()).unwrap(), []);
+    assert_eq!(model.rollout(&[], &params(1, 5), &[], &[END]).unwrap(), []);
 }
 
 proptest! {
@@ -238,7 +240,7 @@ proptest! {
         let model = model(weights);
         let encoded = model.encode(&plain_prompt(1)).unwrap();
         let end: Vec<i64> = (20..26).collect();
-        let rollouts = model.rollout(&[&encoded], &params(6, length), &[seed(group)], &end, &Observe::default()).unwrap();
+        let rollouts = model.rollout(&[&encoded], &params(6, length), &[seed(group)], &end).unwrap();
         let rollout = &rollouts[0];
         prop_assert_eq!((rollout.ids.len(), rollout.logprobs.len(), rollout.truncated.len()), (6, 6, 6));
         for row in 0..6 {

@@ -62,6 +62,7 @@ impl Work {
                 top_p: 1.0,
                 top_k: 0,
                 max_rows: 0,
+                observe: Observe::default(),
             },
             update,
             round: 0,
@@ -98,9 +99,10 @@ impl Work {
     /// drawing a single token is taken for it, outside the round.
     fn rollout(&self, capture: Option<Layers>) -> Result<Phases> {
         let (encoded, vision) = self.timed(|| self.encode())?;
-        let (_, drawn) = self.timed(|| self.draw(&encoded, &self.sampling, capture))?;
-        let one = SamplingParams { max_new_tokens: 1, ..self.sampling };
-        let (_, prefill) = self.timed(|| self.draw(&encoded, &one, capture))?;
+        let observe = Observe { frame_layers: capture, ..Observe::default() };
+        let whole = SamplingParams { observe, ..self.sampling };
+        let (_, drawn) = self.timed(|| self.draw(&encoded, &whole))?;
+        let (_, prefill) = self.timed(|| self.draw(&encoded, &SamplingParams { max_new_tokens: 1, ..whole }))?;
         let prefill = prefill.min(drawn);
         Ok(vec![("vision", vision), ("prefill", prefill), ("decode", drawn - prefill)])
     }
@@ -109,12 +111,11 @@ impl Work {
         Ok(self.prompts.iter().map(|prompt| self.policy.encode(prompt)).collect::<Result<_, _>>()?)
     }
 
-    fn draw(&self, prompts: &[Encoded], sampling: &SamplingParams, capture: Option<Layers>) -> Result<Vec<Rollout>> {
+    fn draw(&self, prompts: &[Encoded], sampling: &SamplingParams) -> Result<Vec<Rollout>> {
         let prompts: Vec<&Encoded> = prompts.iter().collect();
         let seeds: Vec<_> =
             (0..prompts.len() as u64).map(|group| GroupSeed { seed: 0, step: self.round, group }).collect();
-        let observe = Observe { frame_layers: capture, ..Observe::default() };
-        Ok(self.policy.rollout(&prompts, sampling, &seeds, &[], &observe)?) // nothing ends a completion before R tokens
+        Ok(self.policy.rollout(&prompts, sampling, &seeds, &[])?) // nothing ends a completion before R tokens
     }
 
     /// Forward and backward passes over all groups, vision tower included, and one step of AdamW.
