@@ -6,7 +6,7 @@ use foveate_policy::{
     Trainable, Vlm,
 };
 use proptest::prelude::*;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::common::{END, Part, SPECIAL, VOCABULARY, assert_close, plain_prompt, prompt, random};
 
