@@ -36,6 +36,18 @@ pub(crate) struct Sizes {
     pub(crate) device: Device,
 }
 
+impl Sizes {
+    /// Query heads that share keys and values, R.
+    fn repeat(&self) -> i64 {
+        self.heads / self.kv_heads
+    }
+
+    /// Frames whose attention is seen in a layer.
+    fn seen_frames(&self, layer: usize) -> i64 {
+        if layer + self.seen_layers >= self.layers { self.frames } else { 0 }
+    }
+}
+
 /// A group in the rectangle.
 #[derive(Debug, Clone)]
 pub(crate) struct Member {
@@ -55,17 +67,18 @@ pub(crate) struct Cache {
     rows: i64,
     used: i64,
     layers: Vec<Layer>,
-    prompt_bias: Tensor,    // [N * K, 1, P]: -inf behind a shorter prompt
-    own_bias: Tensor,       // [N * K * C, 1, T]: -inf before a group's first column
-    rotations: Tensor,      // [T, N, 1, 1, E/2] complex
-    frames: Option<Tensor>, // [N, F, P] f32: 1 where prompt row p is of frame f
-    seen: Option<Tensor>,   // [L, N, F, C] f32: frame attention of the newest token
+    prompt_bias: Tensor, // [N * K, 1, P]: -inf behind a shorter prompt
+    own_bias: Tensor,    // [N * K * C, 1, T]: -inf before a group's first column
+    rotations: Tensor,   // [T, N, 1, 1, E/2] complex
+    seen: Vec<Tensor>,   // by layer, [N * K, C * R, F]: frame attention of the newest token by head
 }
 
 #[derive(Debug)]
 struct Layer {
-    prompt: [Tensor; 2], // keys and values [N * K, P, E]
-    own: Tensor,         // both, [2, N, K, C, T, E]
+    /// Keys `[N * K, P, E]` and values `[N * K, P, E + F]`. In layers whose frame attention is seen, each prompt row's
+    /// value goes on with a 1 for its frame: summing values up then sums the weights on each frame up as well.
+    prompt: [Tensor; 2],
+    own: Tensor, // keys and values, [2, N, K, C, T, E]
 }
 
 impl Cache {
@@ -81,8 +94,7 @@ impl Cache {
             prompt_bias: none(),
             own_bias: none(),
             rotations: none(),
-            frames: None,
-            seen: None,
+            seen: Vec::new(),
         }
     }
 
@@ -99,28 +111,13 @@ impl Cache {
         let used = self.used - dropped;
         let move_ = Move::new(&sizes, members, rows, self.rows);
         let prompt = members.iter().map(|member| member.prompt).max().unwrap_or(0);
+        let shape = [groups, rows, prompt];
         let layers = if self.layers.is_empty() {
-            (0..sizes.layers).map(|_| Layer::new(&sizes, groups, rows, prompt)).collect()
+            (0..sizes.layers).map(|index| Layer::new(&sizes, sizes.seen_frames(index), shape)).collect()
         } else {
             // Layer by layer, so that only one is held twice.
-            self.layers
-                .into_iter()
-                .map(|layer| layer.moved(&sizes, &move_, [groups, rows, prompt], [dropped, used]))
-                .collect()
+            self.layers.into_iter().map(|layer| layer.moved(&sizes, &move_, shape, [dropped, used])).collect()
         };
-        let frames = (sizes.frames > 0 && sizes.seen_layers > 0).then(|| {
-            let frames = Tensor::zeros([groups, sizes.frames, prompt], (Kind::Float, sizes.device));
-            if let Some(old) = &self.frames {
-                let kept = old.index_select(0, &move_.groups);
-                let width = prompt.min(kept.size()[2]);
-                frames.narrow(0, 0, move_.staying).narrow(2, 0, width).copy_(&kept.narrow(2, 0, width));
-            }
-            frames
-        });
-        let seen = frames.as_ref().map(|_| {
-            let shape = [sizes.seen_layers as i64, groups, sizes.frames, rows];
-            Tensor::zeros(shape, (Kind::Float, sizes.device))
-        });
         Self {
             sizes,
             groups,
@@ -132,32 +129,33 @@ impl Cache {
             own_bias: bias(&sizes, members, sizes.columns, |member, column| column < member.start)
                 .repeat_interleave_self_int(sizes.kv_heads * rows, 0, None),
             rotations: rope.rotations().view([sizes.columns, groups, 1, 1, sizes.width / 2]),
-            frames,
-            seen,
+            seen: Vec::new(),
         }
     }
 
     /// Writes the prompt of group `group`: its rotated keys and its values by layer, each `[P, K, E]`, and which of its
     /// rows belong to which frame.
     pub(crate) fn fill(&self, group: i64, keys_values: &[[Tensor; 2]], probe: Option<&FrameProbe>) {
-        let heads = self.sizes.kv_heads;
+        let (heads, width) = (self.sizes.kv_heads, self.sizes.width);
         for (layer, [keys, values]) in self.layers.iter().zip(keys_values) {
             let prompt = keys.size()[0];
-            for (store, x) in layer.prompt.iter().zip([paired(keys, 2), values.shallow_clone()]) {
-                store.narrow(0, group * heads, heads).narrow(1, 0, prompt).copy_(&x.transpose(0, 1));
+            let of_group = |store: &Tensor| store.narrow(0, group * heads, heads).narrow(1, 0, prompt);
+            let [mut key_store, value_store] = layer.prompt.each_ref().map(of_group);
+            key_store.copy_(&paired(keys, 2).transpose(0, 1));
+            value_store.narrow(2, 0, width).copy_(&values.transpose(0, 1));
+            if let Some(probe) = probe.filter(|_| value_store.size()[2] > width) {
+                let (columns, frames) = probe.frames.size2().unwrap_or_default();
+                let ones = probe.frames.to_kind(self.sizes.kind).expand([heads, columns, frames], false);
+                let _ = value_store.narrow(2, width, frames).index_copy_(1, &probe.columns, &ones);
             }
-        }
-        if let (Some(frames), Some(probe)) = (&self.frames, probe) {
-            let own = frames.get(group).narrow(0, 0, probe.frames.size()[1]);
-            let _ = { own }.index_copy_(1, &probe.columns, &probe.frames.tr());
         }
     }
 
     /// Attention of one new token per row: its projections `[B, (H + 2K) * E]`, with the halves that rotate together
     /// interleaved (see [`paired`]), give `[B, H * E]`. Its own keys and values go into column [`Cache::used`].
-    pub(crate) fn attend(&self, index: usize, projected: Tensor) -> Tensor {
+    pub(crate) fn attend(&mut self, index: usize, projected: Tensor) -> Tensor {
         let Sizes { heads, kv_heads, width, kind, .. } = self.sizes;
-        let (groups, rows, repeat) = (self.groups, self.rows, heads / kv_heads);
+        let (groups, rows, repeat) = (self.groups, self.rows, self.sizes.repeat());
         let layer = &self.layers[index];
         let projected = projected.to_kind(Kind::Float).view([groups, rows, heads + 2 * kv_heads, width]);
         let rotated = projected.narrow(2, 0, heads + kv_heads).view([groups, rows, heads + kv_heads, width / 2, 2]);
@@ -179,13 +177,16 @@ impl Cache {
         let on_own = self.own_bias.narrow(2, 0, self.used + 1).baddbmm(&by_row, &own_keys.transpose(1, 2), 1.0, scale);
         let on_own = on_own.view([groups * kv_heads, rows * repeat, -1]);
         let weights = Tensor::cat(&[on_prompt, on_own], -1).softmax(-1, Kind::Float);
-        let prompt = prompt_keys.size()[1];
-        self.see(index, &weights.narrow(2, 0, prompt));
-
         let weights = weights.to_kind(kind);
-        let mut out = weights.narrow(2, 0, prompt).bmm(prompt_values).view([-1, repeat, width]);
+        let prompt = prompt_keys.size()[1];
+        let out = weights.narrow(2, 0, prompt).bmm(prompt_values);
+        let seen = out.size()[2] - width;
+        if seen > 0 {
+            self.seen.push(out.narrow(2, width, seen));
+        }
+        let out = out.narrow(2, 0, width).view([-1, repeat, width]);
         let on_own = weights.narrow(2, prompt, self.used + 1).view([-1, repeat, self.used + 1]);
-        let out = out.baddbmm_(&on_own, &own_values).view([groups, kv_heads, rows, repeat, width]);
+        let out = out.baddbmm(&on_own, &own_values, 1.0, 1.0).view([groups, kv_heads, rows, repeat, width]);
         out.transpose(1, 2).reshape([-1, heads * width])
     }
 
@@ -194,34 +195,30 @@ impl Cache {
         self.used += 1;
     }
 
-    /// Sums the weights on the prompt `[N * K, C * R, P]` up by frame, mean over heads. Nothing else of them is kept.
-    fn see(&self, index: usize, weights: &Tensor) {
-        let first = self.sizes.layers - self.sizes.seen_layers;
-        let (Some(frames), Some(seen), true) = (&self.frames, &self.seen, index >= first) else { return };
-        // With the few frames on the left: a product with few columns is slow.
-        let by_group = weights.view([self.groups, -1, weights.size()[2]]).transpose(1, 2);
-        let by_head = frames.bmm(&by_group).view([self.groups, self.sizes.frames, self.sizes.kv_heads, self.rows, -1]);
-        let _ = by_head.mean_out(&seen.get((index - first) as i64), [2, 4].as_slice(), false, Kind::Float);
-    }
-
-    /// Frame attention of the newest token, `[L, B, F]`.
-    pub(crate) fn seen(&self) -> Option<Tensor> {
-        self.seen.as_ref().map(|seen| seen.transpose(2, 3).flatten(1, 2))
+    /// Frame attention of the newest token, mean over heads, `[L, B, F]` f32; it is handed out once.
+    pub(crate) fn seen(&mut self) -> Option<Tensor> {
+        let layers = std::mem::take(&mut self.seen);
+        let by_head = (!layers.is_empty()).then(|| Tensor::stack(&layers, 0))?;
+        let by_head =
+            by_head.view([-1, self.groups, self.sizes.kv_heads, self.rows, self.sizes.repeat(), self.sizes.frames]);
+        Some(by_head.mean_dim([2, 4].as_slice(), false, Kind::Float).flatten(1, 2))
     }
 }
 
 impl Layer {
-    fn new(sizes: &Sizes, groups: i64, rows: i64, prompt: i64) -> Self {
+    /// Room for `groups` with `rows` each behind prompts of `prompt` tokens, and for `frames` marks beside each value.
+    fn new(sizes: &Sizes, frames: i64, [groups, rows, prompt]: [i64; 3]) -> Self {
         let of = |shape: &[i64]| Tensor::zeros(shape, (sizes.kind, sizes.device));
-        let prompt_shape = [groups * sizes.kv_heads, prompt, sizes.width];
+        let prompts = groups * sizes.kv_heads;
         Self {
-            prompt: [of(&prompt_shape), of(&prompt_shape)],
+            prompt: [of(&[prompts, prompt, sizes.width]), of(&[prompts, prompt, sizes.width + frames])],
             own: of(&[2, groups, sizes.kv_heads, rows, sizes.columns, sizes.width]),
         }
     }
 
-    fn moved(self, sizes: &Sizes, move_: &Move, [groups, rows, prompt]: [i64; 3], [dropped, used]: [i64; 2]) -> Self {
-        let new = Self::new(sizes, groups, rows, prompt);
+    fn moved(self, sizes: &Sizes, move_: &Move, shape: [i64; 3], [dropped, used]: [i64; 2]) -> Self {
+        let new = Self::new(sizes, self.prompt[1].size()[2] - sizes.width, shape);
+        let [_, rows, prompt] = shape;
         if move_.staying == 0 {
             return new;
         }
@@ -240,16 +237,15 @@ impl Layer {
 /// Where those who stay were.
 struct Move {
     staying: i64,
-    groups: Tensor,  // [staying]
     prompts: Tensor, // [staying * K]
     own: Tensor,     // [staying * K * C]
 }
 
 impl Move {
     fn new(sizes: &Sizes, members: &[Member], rows: i64, rows_before: i64) -> Self {
-        let (mut groups, mut prompts, mut own) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut staying, mut prompts, mut own) = (0, Vec::new(), Vec::new());
         for (group, picked) in members.iter().filter_map(|member| member.from.as_ref()) {
-            groups.push(*group);
+            staying += 1;
             for head in 0..sizes.kv_heads {
                 prompts.push(group * sizes.kv_heads + head);
                 own.extend(picked.iter().map(|row| (group * sizes.kv_heads + head) * rows_before + row));
@@ -257,12 +253,7 @@ impl Move {
         }
         debug_assert_eq!(own.len() as i64, prompts.len() as i64 * rows);
         let on_device = |index: &[i64]| Tensor::from_slice(index).to_device(sizes.device);
-        Self {
-            staying: groups.len() as i64,
-            groups: on_device(&groups),
-            prompts: on_device(&prompts),
-            own: on_device(&own),
-        }
+        Self { staying, prompts: on_device(&prompts), own: on_device(&own) }
     }
 }
 

@@ -15,8 +15,8 @@ pub(crate) struct FrameProbe {
     pub(crate) hidden: Option<Tensor>,
 }
 
-/// Rows x heads x video tokens held at a time while frame attention is summed up.
-const PROBE_ELEMENTS: i64 = 1 << 20;
+/// Rows x heads x video tokens held at a time while frame attention is summed up: what a core's cache holds.
+const PROBE_ELEMENTS: i64 = 1 << 18;
 
 /// Frame attention `[R, F]` of the probed rows, mean over heads, from q `[N, H, E]`, k `[N, K, E]` and the log-sum-exp
 /// `lse` `[N, H]`: the weight of row r on column c is exp(q_r . k_c / sqrt(E) - lse_r), so only the video's columns are
@@ -24,10 +24,12 @@ const PROBE_ELEMENTS: i64 = 1 << 20;
 /// log-sum-exp is.
 pub(super) fn frame_mass(q: &Tensor, k: &Tensor, lse: &Tensor, probe: &FrameProbe) -> Tensor {
     let (heads, width) = (q.size()[1], q.size()[2]);
-    let kv_heads = k.size()[1];
+    let (kv_heads, columns) = (k.size()[1], probe.columns.size()[0]);
     let scale = (width as f64).powf(-0.5);
-    let columns = probe.columns.size()[0];
-    let keys = k.index_select(0, &probe.columns).to_kind(Kind::Float).permute([1, 2, 0]); // [K, E, C]
+    let keys = k.index_select(0, &probe.columns).to_kind(Kind::Float);
+    // One more component, -lse in the queries and 1 in the keys, makes the product the weight's logarithm.
+    let keys = Tensor::cat(&[&keys, &keys.narrow(2, 0, 1).ones_like()], 2).permute([1, 2, 0]); // [K, E + 1, C]
+    let by_frame = probe.frames.tr().unsqueeze(0).expand([kv_heads, -1, -1], false); // [K, F, C]
     let rows = probe.rows.size()[0];
     let chunk = (PROBE_ELEMENTS / (heads * columns).max(1)).max(1);
     let mut frames = Vec::new();
@@ -35,18 +37,17 @@ pub(super) fn frame_mass(q: &Tensor, k: &Tensor, lse: &Tensor, probe: &FrameProb
     while start < rows {
         let count = chunk.min(rows - start);
         let picked = probe.rows.narrow(0, start, count);
-        let spread =
-            |x: Tensor, last: i64| x.view([count, kv_heads, -1, last]).transpose(0, 1).reshape([kv_heads, -1, last]);
-        let queries = spread(q.index_select(0, &picked).to_kind(Kind::Float), width); // [K, R * H/K, E]
-        let norms = spread(lse.index_select(0, &picked), 1); // [K, R * H/K, 1]
-        let weights =
-            norms.baddbmm(&queries, &keys, -1.0, scale).exp_().view([kv_heads, count, heads / kv_heads, columns]);
-        let mut mass = weights.sum_dim_intlist([0, 2].as_slice(), false, Kind::Float); // [R, C]
+        let queries = q.index_select(0, &picked).to_kind(Kind::Float) * scale;
+        let queries = Tensor::cat(&[queries, -lse.index_select(0, &picked).unsqueeze(-1)], 2);
+        let queries = queries.view([count, kv_heads, -1, width + 1]).transpose(0, 1).reshape([kv_heads, -1, width + 1]);
+        let weights = queries.bmm(&keys).exp_(); // [K, R * H/K, C]
         if let Some(hidden) = &probe.hidden {
             // Filled, not multiplied: what a row cannot see is not in its log-sum-exp and may be infinite here.
-            mass = mass.masked_fill(&hidden.narrow(0, start, count), 0.0);
+            let hidden = hidden.narrow(0, start, count).unsqueeze(1);
+            let _ = weights.view([kv_heads, count, -1, columns]).masked_fill_(&hidden, 0.0);
         }
-        frames.push(mass.matmul(&probe.frames) / heads as f64);
+        let mass = by_frame.bmm(&weights.transpose(1, 2)).unflatten(2, [count, -1]); // [K, F, R, H/K]
+        frames.push(mass.mean_dim([0, 3].as_slice(), false, Kind::Float).tr());
         start += count;
     }
     Tensor::cat(&frames, 0)

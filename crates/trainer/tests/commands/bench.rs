@@ -109,7 +109,10 @@ fn the_shapes_of_the_checkout_are_those_of_released_models() {
 fn an_unknown_mode_is_answered_with_the_nearest_one() {
     let line = refused(&tiny(), &["--mode", "rolout"]);
     assert_eq!(line, "--mode: unknown mode \"rolout\"; did you mean \"rollout\"?");
-    assert!(refused(&tiny(), &["--mode", "zebra"]).ends_with("expected rollout, rollout-attn, update, score or all"));
+    assert!(
+        refused(&tiny(), &["--mode", "zebra"])
+            .ends_with("expected rollout, rollout-attn, rollouts, update, score or all")
+    );
 }
 
 #[test]
