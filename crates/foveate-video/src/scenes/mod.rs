@@ -2,8 +2,9 @@
 //!
 //! A scene is 16 frames, that is 8 temporal grids of two frames. Events fill whole grids, and what happens in a grid
 //! is visible in that grid alone, since Qwen2.5-VL's vision tower never looks across grids: a shape that appears
-//! wears a white ring, one that flashes is white, one that moves stands elsewhere in the grid's second frame. The
-//! event's span is recorded: it is the truth for "crucial frames".
+//! wears a white ring, one that flashes is white, one that moves stands elsewhere in the grid's second frame, one that
+//! stops does not while all others do, and two that swap stand in each other's place in the second frame. The event's
+//! span is recorded: it is the truth for "crucial frames".
 //!
 //! All randomness comes from a stream per (seed, split, index), so splits never share a scene and a scene does not
 //! depend on how many others are made.
@@ -111,6 +112,10 @@ names! {
         Order = "order",
         /// Which colours appear: always two or three right answers.
         Multi = "multi",
+        /// What colour is the shape that stops, among shapes that all move to and fro.
+        Stop = "stop",
+        /// Which two colours change places: always two right answers.
+        Swap = "swap",
     }
 }
 
@@ -140,11 +145,16 @@ pub struct KindWeights {
     pub order: f64,
     /// Weight of [`Kind::Multi`].
     pub multi: f64,
+    /// Weight of [`Kind::Stop`].
+    pub stop: f64,
+    /// Weight of [`Kind::Swap`].
+    pub swap: f64,
 }
 
 impl KindWeights {
     /// Weights of the cold start: kinds that are slow to learn come more often.
-    pub const COLD_START: Self = Self { popup: 1.0, flash: 3.0, dir: 1.5, order: 1.0, multi: 1.5 };
+    pub const COLD_START: Self =
+        Self { popup: 1.0, flash: 3.0, dir: 1.5, order: 1.0, multi: 1.5, stop: 1.5, swap: 1.5 };
 
     /// The weight of one kind.
     pub fn of(&self, kind: Kind) -> f64 {
@@ -154,6 +164,8 @@ impl KindWeights {
             Kind::Dir => self.dir,
             Kind::Order => self.order,
             Kind::Multi => self.multi,
+            Kind::Stop => self.stop,
+            Kind::Swap => self.swap,
         }
     }
 }
@@ -161,7 +173,7 @@ impl KindWeights {
 impl Default for KindWeights {
     /// All kinds alike.
     fn default() -> Self {
-        Self { popup: 1.0, flash: 1.0, dir: 1.0, order: 1.0, multi: 1.0 }
+        Self { popup: 1.0, flash: 1.0, dir: 1.0, order: 1.0, multi: 1.0, stop: 1.0, swap: 1.0 }
     }
 }
 
@@ -215,12 +227,16 @@ pub enum Event {
     Flashes(Window),
     /// Moves across its quadrant during the window.
     Moves(Window, Direction),
+    /// Stands still during the window, and moves to and fro before and after.
+    Stops(Window),
+    /// Stands in this other quadrant from the window's second frame on.
+    Swaps(Window, usize),
 }
 
 /// One coloured shape.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Object {
-    /// Quadrant: 0 top left, 1 top right, 2 bottom left, 3 bottom right.
+    /// Quadrant in the first frame: 0 top left, 1 top right, 2 bottom left, 3 bottom right.
     pub quadrant: usize,
     /// Its colour.
     pub colour: Colour,
@@ -230,6 +246,8 @@ pub struct Object {
     pub offset: [f64; 2],
     /// Slow drift, pixels per frame (x, y).
     pub drift: [f64; 2],
+    /// Way in which it sets out, if it moves to and fro all the time: there in one temporal grid, back in the next.
+    pub sway: Option<Direction>,
     /// What it does.
     pub event: Event,
 }
@@ -240,7 +258,7 @@ pub struct Object {
 pub enum State {
     /// Nothing there.
     Empty,
-    /// A shape that merely drifts.
+    /// A shape that merely drifts, or has stopped.
     Still,
     /// A shape with a ring around it.
     Ring,
@@ -254,6 +272,19 @@ pub enum State {
     Up,
     /// Moves down.
     Down,
+    /// Gives its place to another shape, whose place it takes.
+    Swap,
+}
+
+impl From<Direction> for State {
+    fn from(direction: Direction) -> Self {
+        match direction {
+            Direction::Left => Self::Left,
+            Direction::Right => Self::Right,
+            Direction::Up => Self::Up,
+            Direction::Down => Self::Down,
+        }
+    }
 }
 
 /// What one quadrant shows in one temporal grid.
@@ -301,7 +332,8 @@ impl Scene {
     fn cells_of(&self, grid: usize) -> [Cell; 4] {
         let mut cells = [Cell { colour: None, shape: None, state: State::Empty }; 4];
         for object in &self.objects {
-            cells[object.quadrant] = object.cell(grid * GRID_FRAMES);
+            let frame = grid * GRID_FRAMES;
+            cells[object.quadrant_at(frame)] = object.cell(frame);
         }
         cells
     }
@@ -310,19 +342,49 @@ impl Scene {
 impl Object {
     fn cell(&self, frame: usize) -> Cell {
         let seen = |state| Cell { colour: Some(self.colour), shape: Some(self.shape), state };
+        let happening = self.event.window().is_some_and(|window| window.contains(frame));
         match self.event {
-            Event::Appears(window) if !window.contains(frame) => {
-                Cell { colour: None, shape: None, state: State::Empty }
-            }
-            Event::Appears(_) => seen(State::Ring),
-            Event::Flashes(window) if window.contains(frame) => Cell { colour: None, ..seen(State::Flash) },
-            Event::Moves(window, direction) if window.contains(frame) => seen(match direction {
-                Direction::Left => State::Left,
-                Direction::Right => State::Right,
-                Direction::Up => State::Up,
-                Direction::Down => State::Down,
-            }),
-            Event::None | Event::Flashes(_) | Event::Moves(..) => seen(State::Still),
+            Event::Appears(_) if happening => seen(State::Ring),
+            Event::Appears(_) => Cell { colour: None, shape: None, state: State::Empty },
+            Event::Flashes(_) if happening => Cell { colour: None, ..seen(State::Flash) },
+            Event::Swaps(..) if happening => seen(State::Swap),
+            _ => seen(self.heading(frame).map_or(State::Still, State::from)),
+        }
+    }
+
+    /// Quadrant in which it stands in a frame.
+    fn quadrant_at(&self, frame: usize) -> usize {
+        match self.event {
+            Event::Swaps(window, other) if frame > window.start => other,
+            _ => self.quadrant,
+        }
+    }
+
+    /// Way in which it moves within the temporal grid of a frame, if it does.
+    fn heading(&self, frame: usize) -> Option<Direction> {
+        match (self.event, self.sway) {
+            (Event::Moves(window, direction), _) => window.contains(frame).then_some(direction),
+            (Event::Stops(window), _) if window.contains(frame) => None,
+            (_, sway) => sway.map(|way| if self.sways(frame) / GRID_FRAMES % 2 == 0 { way } else { way.opposite() }),
+        }
+    }
+
+    /// Frames before `frame` in which it was free to sway.
+    fn sways(&self, frame: usize) -> usize {
+        match self.event {
+            Event::Stops(window) => frame - frame.saturating_sub(window.start).min(window.frames),
+            _ => frame,
+        }
+    }
+}
+
+impl Direction {
+    fn opposite(self) -> Self {
+        match self {
+            Self::Left => Self::Right,
+            Self::Right => Self::Left,
+            Self::Up => Self::Down,
+            Self::Down => Self::Up,
         }
     }
 }
