@@ -9,15 +9,18 @@
 //! All randomness comes from a stream per (seed, split, index), so splits never share a scene and a scene does not
 //! depend on how many others are made.
 
+mod cells;
 #[cfg(feature = "decode")]
 mod encode;
 mod generate;
+mod motion;
 mod render;
 mod words;
 mod write;
 
 use serde::{Deserialize, Serialize};
 
+pub use cells::{Cell, State};
 pub use words::vocabulary;
 #[cfg(feature = "decode")]
 pub use write::write;
@@ -154,7 +157,7 @@ pub struct KindWeights {
 impl KindWeights {
     /// Weights of the cold start: kinds that are slow to learn come more often.
     pub const COLD_START: Self =
-        Self { popup: 1.0, flash: 3.0, dir: 1.5, order: 1.0, multi: 1.5, stop: 1.5, swap: 1.5 };
+        Self { popup: 1.0, flash: 1.5, dir: 2.0, order: 1.0, multi: 1.5, stop: 2.0, swap: 2.0 };
 
     /// The weight of one kind.
     pub fn of(&self, kind: Kind) -> f64 {
@@ -252,52 +255,6 @@ pub struct Object {
     pub event: Event,
 }
 
-/// State of a quadrant in one temporal grid.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum State {
-    /// Nothing there.
-    Empty,
-    /// A shape that merely drifts, or has stopped.
-    Still,
-    /// A shape with a ring around it.
-    Ring,
-    /// A white shape.
-    Flash,
-    /// Moves to the left.
-    Left,
-    /// Moves to the right.
-    Right,
-    /// Moves up.
-    Up,
-    /// Moves down.
-    Down,
-    /// Gives its place to another shape, whose place it takes.
-    Swap,
-}
-
-impl From<Direction> for State {
-    fn from(direction: Direction) -> Self {
-        match direction {
-            Direction::Left => Self::Left,
-            Direction::Right => Self::Right,
-            Direction::Up => Self::Up,
-            Direction::Down => Self::Down,
-        }
-    }
-}
-
-/// What one quadrant shows in one temporal grid.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Cell {
-    /// Visible colour; none where nothing is, or where the shape is white.
-    pub colour: Option<Colour>,
-    /// Visible shape, if any.
-    pub shape: Option<Shape>,
-    /// What it does.
-    pub state: State,
-}
-
 /// One scene with its question.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scene {
@@ -321,70 +278,4 @@ pub struct Scene {
     pub grids: Vec<usize>,
     /// Seed of the background noise.
     noise: u64,
-}
-
-impl Scene {
-    /// What each quadrant shows in each temporal grid, `[GRIDS][4]`.
-    pub fn cells(&self) -> Vec<[Cell; 4]> {
-        (0..GRIDS).map(|grid| self.cells_of(grid)).collect()
-    }
-
-    fn cells_of(&self, grid: usize) -> [Cell; 4] {
-        let mut cells = [Cell { colour: None, shape: None, state: State::Empty }; 4];
-        for object in &self.objects {
-            let frame = grid * GRID_FRAMES;
-            cells[object.quadrant_at(frame)] = object.cell(frame);
-        }
-        cells
-    }
-}
-
-impl Object {
-    fn cell(&self, frame: usize) -> Cell {
-        let seen = |state| Cell { colour: Some(self.colour), shape: Some(self.shape), state };
-        let happening = self.event.window().is_some_and(|window| window.contains(frame));
-        match self.event {
-            Event::Appears(_) if happening => seen(State::Ring),
-            Event::Appears(_) => Cell { colour: None, shape: None, state: State::Empty },
-            Event::Flashes(_) if happening => Cell { colour: None, ..seen(State::Flash) },
-            Event::Swaps(..) if happening => seen(State::Swap),
-            _ => seen(self.heading(frame).map_or(State::Still, State::from)),
-        }
-    }
-
-    /// Quadrant in which it stands in a frame.
-    fn quadrant_at(&self, frame: usize) -> usize {
-        match self.event {
-            Event::Swaps(window, other) if frame > window.start => other,
-            _ => self.quadrant,
-        }
-    }
-
-    /// Way in which it moves within the temporal grid of a frame, if it does.
-    fn heading(&self, frame: usize) -> Option<Direction> {
-        match (self.event, self.sway) {
-            (Event::Moves(window, direction), _) => window.contains(frame).then_some(direction),
-            (Event::Stops(window), _) if window.contains(frame) => None,
-            (_, sway) => sway.map(|way| if self.sways(frame) / GRID_FRAMES % 2 == 0 { way } else { way.opposite() }),
-        }
-    }
-
-    /// Frames before `frame` in which it was free to sway.
-    fn sways(&self, frame: usize) -> usize {
-        match self.event {
-            Event::Stops(window) => frame - frame.saturating_sub(window.start).min(window.frames),
-            _ => frame,
-        }
-    }
-}
-
-impl Direction {
-    fn opposite(self) -> Self {
-        match self {
-            Self::Left => Self::Right,
-            Self::Right => Self::Left,
-            Self::Up => Self::Down,
-            Self::Down => Self::Up,
-        }
-    }
 }

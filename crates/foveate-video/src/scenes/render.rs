@@ -4,15 +4,11 @@ use image::{Rgb, RgbImage};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::{Colour, Direction, Event, FRAMES, GRID_FRAMES, Object, SIDE, Scene, Shape};
+use super::{Colour, Event, FRAMES, Object, SIDE, Scene, Shape};
 
 const RADIUS: f64 = 17.0;
 /// Inner and outer radius of the ring around a shape that appears.
 const RING: [f64; 2] = [24.0, 27.5];
-/// Way of a moving shape through its window, pixels.
-const WAY: f64 = 24.0;
-/// Way of a swaying shape from one side to the other, pixels.
-const SWAY: f64 = 16.0;
 const WHITE: Rgb<u8> = Rgb([255, 255, 255]);
 /// Side of a square of background noise.
 const NOISE_SIDE: u32 = 8;
@@ -84,45 +80,6 @@ fn paint(image: &mut RgbImage, object: &Object, frame: usize) {
             } else if ring && (RING[0]..=RING[1]).contains(&distance) {
                 image.put_pixel(px, py, WHITE);
             }
-        }
-    }
-}
-
-impl Object {
-    /// Centre in a frame, pixels (x, y).
-    fn centre(&self, frame: usize) -> [f64; 2] {
-        let half = f64::from(SIDE) / 4.0;
-        let quadrant = self.quadrant_at(frame);
-        let corner = [quadrant % 2, quadrant / 2].map(|i| i as f64 * 2.0 * half);
-        let shift = self.shift(frame);
-        std::array::from_fn(|axis| {
-            corner[axis] + half + self.offset[axis] + self.drift[axis] * frame as f64 + shift[axis]
-        })
-    }
-
-    /// Way moved so far, centred on the quadrant: half of it lies before the start and half beyond.
-    fn shift(&self, frame: usize) -> [f64; 2] {
-        if let Event::Moves(window, direction) = self.event {
-            // The first frame of the window stands where the shape stood before, so every grid inside shows motion.
-            let steps = (window.frames - 1) as f64;
-            let done = (frame as f64 - window.start as f64).clamp(0.0, steps) / steps;
-            return direction.by(WAY * (done - 0.5));
-        }
-        let Some(direction) = self.sway else { return [0.0; 2] };
-        // There within one grid, back within the next; it does not move from a grid's last frame to the next one's first.
-        let there = matches!(self.sways(frame) % (2 * GRID_FRAMES), 1 | 2);
-        direction.by(if there { SWAY / 2.0 } else { -SWAY / 2.0 })
-    }
-}
-
-impl Direction {
-    /// So many pixels in this direction (x, y).
-    fn by(self, way: f64) -> [f64; 2] {
-        match self {
-            Self::Left => [-way, 0.0],
-            Self::Right => [way, 0.0],
-            Self::Up => [0.0, -way],
-            Self::Down => [0.0, way],
         }
     }
 }

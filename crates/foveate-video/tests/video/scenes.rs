@@ -137,7 +137,8 @@ fn events_fill_whole_grids_and_cells_show_them() {
                 Kind::Stop => state != State::Still,
                 _ => matches!(state, State::Empty | State::Still),
             };
-            let happening = quadrants.iter().any(|c| !calm(c.state));
+            assert!(quadrants.iter().all(|c| c.event != calm(c.state)), "grid {grid} of {scene:?}");
+            let happening = quadrants.iter().any(|c| c.event);
             assert_eq!(happening, scene.grids.contains(&grid), "grid {grid} of {scene:?}");
         }
         for span in &scene.spans {
