@@ -157,7 +157,7 @@ pub struct KindWeights {
 impl KindWeights {
     /// Weights of the cold start: kinds that are slow to learn come more often.
     pub const COLD_START: Self =
-        Self { popup: 1.0, flash: 1.5, dir: 2.0, order: 1.0, multi: 1.5, stop: 2.0, swap: 2.0 };
+        Self { popup: 0.5, flash: 0.7, dir: 3.5, order: 0.5, multi: 1.0, stop: 0.7, swap: 3.5 };
 
     /// The weight of one kind.
     pub fn of(&self, kind: Kind) -> f64 {

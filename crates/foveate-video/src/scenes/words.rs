@@ -28,7 +28,8 @@ pub(super) fn wording(kind: Kind, objects: &[Object], rng: &mut ChaCha8Rng) -> W
     };
     choices.shuffle(rng);
     let mut actors: Vec<&Object> = objects.iter().filter(|o| o.event != Event::None).collect();
-    actors.sort_by_key(|o| o.event.window().map(|w| w.start));
+    // Two that swap do so at once: without an order of their own the target could not be predicted.
+    actors.sort_by_key(|o| (o.event.window().map(|w| w.start), o.quadrant));
     let right: Vec<&str> = match kind {
         Kind::Order => actors.iter().take(1).map(|o| answer_word(kind, o)).collect(),
         _ => actors.iter().map(|o| answer_word(kind, o)).collect(),
