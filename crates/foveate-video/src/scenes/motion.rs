@@ -46,7 +46,10 @@ impl Object {
         match (self.event, self.sway) {
             (Event::Moves(window, direction), _) => window.contains(frame).then_some(direction),
             (Event::Stops(window), _) if window.contains(frame) => None,
-            (_, sway) => sway.map(|way| if self.sways(frame) / GRID_FRAMES % 2 == 0 { way } else { way.opposite() }),
+            (_, sway) => {
+                let there = (self.sways(frame) / GRID_FRAMES).is_multiple_of(2);
+                sway.map(|way| if there { way } else { way.opposite() })
+            }
         }
     }
 
