@@ -12,7 +12,7 @@ use super::{Colour, Direction, Event, GRID_FRAMES, GRIDS, Kind, Object, Scene, S
 const JITTER: f64 = 3.0;
 /// Fastest drift, pixels per frame.
 const DRIFT: f64 = 0.2;
-/// Longest event, temporal grids.
+/// Longest event, temporal grids; a swap takes one.
 const LONGEST: usize = 2;
 
 /// Stream of one scene, or of one text-only record.
@@ -54,10 +54,11 @@ pub(super) fn id(split: Split, index: usize) -> String {
     format!("{}-{index:05}", split.word())
 }
 
-/// Windows of the objects' events in order of time.
+/// Windows of the objects' events in order of time; two objects that swap share one.
 pub(super) fn windows_of(objects: &[Object]) -> Vec<Window> {
     let mut windows: Vec<Window> = objects.iter().filter_map(|o| o.event.window()).collect();
     windows.sort_by_key(|w| w.start);
+    windows.dedup();
     windows
 }
 
@@ -66,7 +67,11 @@ impl Event {
     pub fn window(&self) -> Option<Window> {
         match *self {
             Self::None => None,
-            Self::Appears(window) | Self::Flashes(window) | Self::Moves(window, _) => Some(window),
+            Self::Appears(window)
+            | Self::Flashes(window)
+            | Self::Moves(window, _)
+            | Self::Stops(window)
+            | Self::Swaps(window, _) => Some(window),
         }
     }
 }
@@ -82,7 +87,7 @@ fn draw_objects(kind: Kind, rng: &mut ChaCha8Rng) -> Vec<Object> {
     let shapes = draw_shapes(kind, rng);
     let mut quadrants = [0, 1, 2, 3];
     quadrants.shuffle(rng);
-    let events = draw_events(kind, rng);
+    let events = draw_events(kind, quadrants, rng);
     let around =
         |limit: f64, rng: &mut ChaCha8Rng| [rng.random_range(-limit..=limit), rng.random_range(-limit..=limit)];
     (0..4)
@@ -92,6 +97,7 @@ fn draw_objects(kind: Kind, rng: &mut ChaCha8Rng) -> Vec<Object> {
             shape: shapes[i],
             offset: around(JITTER, rng),
             drift: around(DRIFT, rng),
+            sway: (kind == Kind::Stop).then(|| draw_direction(rng)),
             event: events[i],
         })
         .collect()
@@ -107,30 +113,42 @@ fn draw_shapes(kind: Kind, rng: &mut ChaCha8Rng) -> Vec<Shape> {
     (0..4).map(|_| Shape::ALL[rng.random_range(0..Shape::ALL.len())]).collect()
 }
 
-/// Events of the four objects: the first ones have them.
-fn draw_events(kind: Kind, rng: &mut ChaCha8Rng) -> [Event; 4] {
+fn draw_direction(rng: &mut ChaCha8Rng) -> Direction {
+    Direction::ALL[rng.random_range(0..Direction::ALL.len())]
+}
+
+/// Events of the objects in these quadrants: the first ones have them.
+fn draw_events(kind: Kind, quadrants: [usize; 4], rng: &mut ChaCha8Rng) -> [Event; 4] {
     let count = match kind {
-        Kind::Popup | Kind::Flash | Kind::Dir => 1,
+        Kind::Popup | Kind::Flash | Kind::Dir | Kind::Stop | Kind::Swap => 1,
         Kind::Order => 2,
         Kind::Multi => rng.random_range(2..=3),
     };
-    let mut windows = draw_windows(count, rng);
+    let mut windows = draw_windows(kind, count, rng);
     windows.shuffle(rng);
     let mut events = [Event::None; 4];
-    for (event, window) in events.iter_mut().zip(windows) {
+    for (event, &window) in events.iter_mut().zip(&windows) {
         *event = match kind {
             Kind::Popup | Kind::Order | Kind::Multi => Event::Appears(window),
             Kind::Flash => Event::Flashes(window),
-            Kind::Dir => Event::Moves(window, Direction::ALL[rng.random_range(0..Direction::ALL.len())]),
+            Kind::Dir => Event::Moves(window, draw_direction(rng)),
+            Kind::Stop => Event::Stops(window),
+            Kind::Swap => Event::Swaps(window, quadrants[1]),
         };
+    }
+    if let Event::Swaps(window, _) = events[0] {
+        events[1] = Event::Swaps(window, quadrants[0]);
     }
     events
 }
 
 /// `count` windows that share no grid, in order of time; none begins in the first grid, where nothing can yet change.
-fn draw_windows(count: usize, rng: &mut ChaCha8Rng) -> Vec<Window> {
-    let lengths: Vec<usize> = (0..count).map(|_| rng.random_range(1..=LONGEST)).collect();
-    let free = GRIDS - 1 - lengths.iter().sum::<usize>();
+fn draw_windows(kind: Kind, count: usize, rng: &mut ChaCha8Rng) -> Vec<Window> {
+    let longest = if kind == Kind::Swap { 1 } else { LONGEST };
+    // A shape that stops goes on before the end.
+    let last = if kind == Kind::Stop { GRIDS - 1 } else { GRIDS };
+    let lengths: Vec<usize> = (0..count).map(|_| rng.random_range(1..=longest)).collect();
+    let free = last - 1 - lengths.iter().sum::<usize>();
     let mut cuts: Vec<usize> = (0..count).map(|_| rng.random_range(0..=free)).collect();
     cuts.sort_unstable();
     let mut used = 1;

@@ -2,21 +2,25 @@
 //!
 //! A scene is 16 frames, that is 8 temporal grids of two frames. Events fill whole grids, and what happens in a grid
 //! is visible in that grid alone, since Qwen2.5-VL's vision tower never looks across grids: a shape that appears
-//! wears a white ring, one that flashes is white, one that moves stands elsewhere in the grid's second frame. The
-//! event's span is recorded: it is the truth for "crucial frames".
+//! wears a white ring, one that flashes is white, one that moves stands elsewhere in the grid's second frame, one that
+//! stops does not while all others do, and two that swap stand in each other's place in the second frame. The event's
+//! span is recorded: it is the truth for "crucial frames".
 //!
 //! All randomness comes from a stream per (seed, split, index), so splits never share a scene and a scene does not
 //! depend on how many others are made.
 
+mod cells;
 #[cfg(feature = "decode")]
 mod encode;
 mod generate;
+mod motion;
 mod render;
 mod words;
 mod write;
 
 use serde::{Deserialize, Serialize};
 
+pub use cells::{Cell, State};
 pub use words::vocabulary;
 #[cfg(feature = "decode")]
 pub use write::write;
@@ -111,6 +115,10 @@ names! {
         Order = "order",
         /// Which colours appear: always two or three right answers.
         Multi = "multi",
+        /// What colour is the shape that stops, among shapes that all move to and fro.
+        Stop = "stop",
+        /// Which two colours change places: always two right answers.
+        Swap = "swap",
     }
 }
 
@@ -140,11 +148,16 @@ pub struct KindWeights {
     pub order: f64,
     /// Weight of [`Kind::Multi`].
     pub multi: f64,
+    /// Weight of [`Kind::Stop`].
+    pub stop: f64,
+    /// Weight of [`Kind::Swap`].
+    pub swap: f64,
 }
 
 impl KindWeights {
     /// Weights of the cold start: kinds that are slow to learn come more often.
-    pub const COLD_START: Self = Self { popup: 1.0, flash: 3.0, dir: 1.5, order: 1.0, multi: 1.5 };
+    pub const COLD_START: Self =
+        Self { popup: 0.5, flash: 0.7, dir: 3.5, order: 0.5, multi: 1.0, stop: 0.7, swap: 3.5 };
 
     /// The weight of one kind.
     pub fn of(&self, kind: Kind) -> f64 {
@@ -154,6 +167,8 @@ impl KindWeights {
             Kind::Dir => self.dir,
             Kind::Order => self.order,
             Kind::Multi => self.multi,
+            Kind::Stop => self.stop,
+            Kind::Swap => self.swap,
         }
     }
 }
@@ -161,7 +176,7 @@ impl KindWeights {
 impl Default for KindWeights {
     /// All kinds alike.
     fn default() -> Self {
-        Self { popup: 1.0, flash: 1.0, dir: 1.0, order: 1.0, multi: 1.0 }
+        Self { popup: 1.0, flash: 1.0, dir: 1.0, order: 1.0, multi: 1.0, stop: 1.0, swap: 1.0 }
     }
 }
 
@@ -215,12 +230,16 @@ pub enum Event {
     Flashes(Window),
     /// Moves across its quadrant during the window.
     Moves(Window, Direction),
+    /// Stands still during the window, and moves to and fro before and after.
+    Stops(Window),
+    /// Stands in this other quadrant from the window's second frame on.
+    Swaps(Window, usize),
 }
 
 /// One coloured shape.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Object {
-    /// Quadrant: 0 top left, 1 top right, 2 bottom left, 3 bottom right.
+    /// Quadrant in the first frame: 0 top left, 1 top right, 2 bottom left, 3 bottom right.
     pub quadrant: usize,
     /// Its colour.
     pub colour: Colour,
@@ -230,41 +249,10 @@ pub struct Object {
     pub offset: [f64; 2],
     /// Slow drift, pixels per frame (x, y).
     pub drift: [f64; 2],
+    /// Way in which it sets out, if it moves to and fro all the time: there in one temporal grid, back in the next.
+    pub sway: Option<Direction>,
     /// What it does.
     pub event: Event,
-}
-
-/// State of a quadrant in one temporal grid.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum State {
-    /// Nothing there.
-    Empty,
-    /// A shape that merely drifts.
-    Still,
-    /// A shape with a ring around it.
-    Ring,
-    /// A white shape.
-    Flash,
-    /// Moves to the left.
-    Left,
-    /// Moves to the right.
-    Right,
-    /// Moves up.
-    Up,
-    /// Moves down.
-    Down,
-}
-
-/// What one quadrant shows in one temporal grid.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Cell {
-    /// Visible colour; none where nothing is, or where the shape is white.
-    pub colour: Option<Colour>,
-    /// Visible shape, if any.
-    pub shape: Option<Shape>,
-    /// What it does.
-    pub state: State,
 }
 
 /// One scene with its question.
@@ -290,39 +278,4 @@ pub struct Scene {
     pub grids: Vec<usize>,
     /// Seed of the background noise.
     noise: u64,
-}
-
-impl Scene {
-    /// What each quadrant shows in each temporal grid, `[GRIDS][4]`.
-    pub fn cells(&self) -> Vec<[Cell; 4]> {
-        (0..GRIDS).map(|grid| self.cells_of(grid)).collect()
-    }
-
-    fn cells_of(&self, grid: usize) -> [Cell; 4] {
-        let mut cells = [Cell { colour: None, shape: None, state: State::Empty }; 4];
-        for object in &self.objects {
-            cells[object.quadrant] = object.cell(grid * GRID_FRAMES);
-        }
-        cells
-    }
-}
-
-impl Object {
-    fn cell(&self, frame: usize) -> Cell {
-        let seen = |state| Cell { colour: Some(self.colour), shape: Some(self.shape), state };
-        match self.event {
-            Event::Appears(window) if !window.contains(frame) => {
-                Cell { colour: None, shape: None, state: State::Empty }
-            }
-            Event::Appears(_) => seen(State::Ring),
-            Event::Flashes(window) if window.contains(frame) => Cell { colour: None, ..seen(State::Flash) },
-            Event::Moves(window, direction) if window.contains(frame) => seen(match direction {
-                Direction::Left => State::Left,
-                Direction::Right => State::Right,
-                Direction::Up => State::Up,
-                Direction::Down => State::Down,
-            }),
-            Event::None | Event::Flashes(_) | Event::Moves(..) => seen(State::Still),
-        }
-    }
 }

@@ -4,13 +4,11 @@ use image::{Rgb, RgbImage};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::{Colour, Direction, Event, FRAMES, Object, SIDE, Scene, Shape};
+use super::{Colour, Event, FRAMES, Object, SIDE, Scene, Shape};
 
 const RADIUS: f64 = 17.0;
 /// Inner and outer radius of the ring around a shape that appears.
 const RING: [f64; 2] = [24.0, 27.5];
-/// Way of a moving shape through its window, pixels.
-const WAY: f64 = 24.0;
 const WHITE: Rgb<u8> = Rgb([255, 255, 255]);
 /// Side of a square of background noise.
 const NOISE_SIDE: u32 = 8;
@@ -68,7 +66,7 @@ fn paint(image: &mut RgbImage, object: &Object, frame: usize) {
         Event::Appears(_) if !inside => return,
         Event::Appears(_) => (Rgb(object.colour.rgb()), true),
         Event::Flashes(_) if inside => (WHITE, false),
-        Event::None | Event::Flashes(_) | Event::Moves(..) => (Rgb(object.colour.rgb()), false),
+        _ => (Rgb(object.colour.rgb()), false),
     };
     let [x, y] = object.centre(frame);
     let reach = RING[1] + 1.0;
@@ -82,33 +80,6 @@ fn paint(image: &mut RgbImage, object: &Object, frame: usize) {
             } else if ring && (RING[0]..=RING[1]).contains(&distance) {
                 image.put_pixel(px, py, WHITE);
             }
-        }
-    }
-}
-
-impl Object {
-    /// Centre in a frame, pixels (x, y).
-    fn centre(&self, frame: usize) -> [f64; 2] {
-        let half = f64::from(SIDE) / 4.0;
-        let corner = [self.quadrant % 2, self.quadrant / 2].map(|i| i as f64 * 2.0 * half);
-        let shift = self.shift(frame);
-        std::array::from_fn(|axis| {
-            corner[axis] + half + self.offset[axis] + self.drift[axis] * frame as f64 + shift[axis]
-        })
-    }
-
-    /// Way moved so far, centred on the quadrant: half of it lies before the start and half beyond.
-    fn shift(&self, frame: usize) -> [f64; 2] {
-        let Event::Moves(window, direction) = self.event else { return [0.0; 2] };
-        // The first frame of the window stands where the shape stood before, so every grid inside shows motion.
-        let steps = (window.frames - 1) as f64;
-        let done = (frame as f64 - window.start as f64).clamp(0.0, steps) / steps;
-        let way = WAY * (done - 0.5);
-        match direction {
-            Direction::Left => [-way, 0.0],
-            Direction::Right => [way, 0.0],
-            Direction::Up => [0.0, -way],
-            Direction::Down => [0.0, way],
         }
     }
 }

@@ -22,11 +22,14 @@ pub(super) fn wording(kind: Kind, objects: &[Object], rng: &mut ChaCha8Rng) -> W
     let mut choices: Vec<&str> = match kind {
         Kind::Flash => objects.iter().map(|o| o.shape.word()).collect(),
         Kind::Dir => Direction::ALL.iter().map(|d| d.word()).collect(),
-        Kind::Popup | Kind::Order | Kind::Multi => objects.iter().map(|o| o.colour.word()).collect(),
+        Kind::Popup | Kind::Order | Kind::Multi | Kind::Stop | Kind::Swap => {
+            objects.iter().map(|o| o.colour.word()).collect()
+        }
     };
     choices.shuffle(rng);
     let mut actors: Vec<&Object> = objects.iter().filter(|o| o.event != Event::None).collect();
-    actors.sort_by_key(|o| o.event.window().map(|w| w.start));
+    // Two that swap do so at once: without an order of their own the target could not be predicted.
+    actors.sort_by_key(|o| (o.event.window().map(|w| w.start), o.quadrant));
     let right: Vec<&str> = match kind {
         Kind::Order => actors.iter().take(1).map(|o| answer_word(kind, o)).collect(),
         _ => actors.iter().map(|o| answer_word(kind, o)).collect(),
@@ -73,6 +76,8 @@ fn question(kind: Kind) -> &'static str {
         Kind::Dir => "which way does the red shape move ?",
         Kind::Order => "what colour appears first ?",
         Kind::Multi => "which colours appear ?",
+        Kind::Stop => "what colour is the shape that stops ?",
+        Kind::Swap => "which two colours change places ?",
     }
 }
 
@@ -93,6 +98,8 @@ fn sight(object: &Object) -> String {
         Event::Appears(_) => format!("{colour} {shape} appear at t{at}"),
         Event::Flashes(_) => format!("{WHITE} {shape} flash at t{at}"),
         Event::Moves(_, direction) => format!("{colour} {shape} move {} at t{at}", direction.word()),
+        Event::Stops(_) => format!("{colour} {shape} stop at t{at}"),
+        Event::Swaps(..) => format!("{colour} {shape} swap at t{at}"),
     }
 }
 
@@ -104,9 +111,9 @@ pub fn vocabulary() -> Vec<String> {
             words.push(word.to_owned());
         }
     };
-    for word in ["<think>", "</think>", "<answer>", "</answer>", ",", "i", "see", "and", "so", "at", "flash", "move"] {
-        add(word);
-    }
+    let targets = ["<think>", "</think>", "<answer>", "</answer>", ",", "i", "see", "and", "so", "at"];
+    let deeds = ["flash", "move", "stop", "swap"];
+    targets.iter().chain(&deeds).for_each(|word| add(word));
     Kind::ALL.iter().flat_map(|&kind| question(kind).split(' ')).for_each(&mut add);
     LETTERS.iter().for_each(|letter| add(letter));
     (0..GRIDS).for_each(|grid| add(&format!("t{grid}")));

@@ -111,7 +111,7 @@ mod videos {
     use crate::files::intended_name;
 
     /// Changes when the same spec would give other files.
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const MANIFEST: &str = "scenes.json";
     const VIDEOS: &str = "videos";
     const LOCK: &str = ".scenes.lock";

@@ -3,8 +3,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use foveate_video::scenes::{
-    Event, FRAMES, GRIDS, Kind, KindWeights, Scene, SceneRecord, SceneSpec, Split, State, vocabulary, write,
-    write_lookup,
+    Colour, Event, FRAMES, GRIDS, Kind, KindWeights, SIDE, Scene, SceneRecord, SceneSpec, Split, State, vocabulary,
+    write, write_lookup,
 };
 use foveate_video::{DecodeLimits, ImageProcessor, PixelBudget, Sampling};
 
@@ -14,6 +14,14 @@ fn spec(split: Split, count: usize) -> SceneSpec {
 
 fn scenes(split: Split, count: usize) -> Vec<Scene> {
     (0..count).map(|index| spec(split, count).scene(index)).collect()
+}
+
+/// Scenes of one kind.
+fn only(kind: Kind, count: usize) -> Vec<Scene> {
+    let weights = Kind::ALL.iter().map(|&other| (other.word().to_owned(), f64::from(other == kind).into())).collect();
+    let kinds = serde_json::from_value(serde_json::Value::Object(weights)).unwrap();
+    let spec = SceneSpec { kinds, ..spec(Split::Train, count) };
+    (0..count).map(|index| spec.scene(index)).collect()
 }
 
 /// The tiny model's preprocessing: patch 8, merge 2, 32 x 32 pixels.
@@ -46,14 +54,19 @@ fn answers_are_right_and_targets_say_them() {
         let truth: BTreeSet<&str> = match scene.kind {
             Kind::Flash => [acting[0].shape.word()].into(),
             Kind::Order => [acting[0].colour.word()].into(),
-            Kind::Popup | Kind::Multi => acting.iter().map(|o| o.colour.word()).collect(),
+            Kind::Popup | Kind::Multi | Kind::Stop | Kind::Swap => acting.iter().map(|o| o.colour.word()).collect(),
             Kind::Dir => match acting[0].event {
                 Event::Moves(_, direction) => [direction.word()].into(),
                 other => panic!("{other:?}"),
             },
         };
         assert_eq!(chosen, truth, "{scene:?}");
-        assert_eq!(letters.len() >= 2, scene.kind == Kind::Multi);
+        let several = match scene.kind {
+            Kind::Multi => 2..=3,
+            Kind::Swap => 2..=2,
+            _ => 1..=1,
+        };
+        assert!(several.contains(&letters.len()), "{scene:?}");
         assert!(scene.target.ends_with(&format!("<answer> {} </answer>", scene.answer.replace(',', " , "))));
         assert_eq!(scene.options.iter().collect::<BTreeSet<_>>().len(), 4);
     }
@@ -82,23 +95,23 @@ fn every_word_is_in_the_vocabulary() {
 #[test]
 fn letters_and_kinds_are_balanced() {
     let scenes = scenes(Split::Test, 2000);
-    let mut letters: BTreeMap<&str, usize> = BTreeMap::new();
+    let (mut letters, mut pairs): (BTreeMap<&str, usize>, BTreeMap<&str, usize>) = Default::default();
     let mut kinds: BTreeMap<Kind, usize> = BTreeMap::new();
     for scene in &scenes {
         *kinds.entry(scene.kind).or_default() += 1;
+        let answers = if scene.kind == Kind::Swap { &mut pairs } else { &mut letters };
         if scene.kind != Kind::Multi {
-            *letters.entry(&scene.answer).or_default() += 1;
+            *answers.entry(&scene.answer).or_default() += 1;
         }
     }
-    assert!(kinds.len() == 5 && kinds.values().all(|n| (320..480).contains(n)), "{kinds:?}");
-    assert!(letters.len() == 4 && letters.values().all(|n| (340..460).contains(n)), "{letters:?}");
+    assert!(kinds.len() == 7 && kinds.values().all(|n| (230..340).contains(n)), "{kinds:?}");
+    assert!(letters.len() == 4 && letters.values().all(|n| (300..415).contains(n)), "{letters:?}");
+    assert!(pairs.len() == 6 && pairs.values().all(|n| (30..70).contains(n)), "{pairs:?}");
 }
 
 #[test]
 fn weights_steer_the_kinds() {
-    let flash = KindWeights { popup: 0.0, flash: 1.0, dir: 0.0, order: 0.0, multi: 0.0 };
-    let spec = SceneSpec { kinds: flash, ..spec(Split::Sft, 20) };
-    assert!((0..20).all(|i| spec.scene(i).kind == Kind::Flash));
+    assert!(only(Kind::Flash, 20).iter().all(|scene| scene.kind == Kind::Flash));
 }
 
 #[test]
@@ -120,7 +133,12 @@ fn events_fill_whole_grids_and_cells_show_them() {
         let cells = scene.cells();
         assert_eq!(cells.len(), GRIDS);
         for (grid, quadrants) in cells.iter().enumerate() {
-            let happening = quadrants.iter().any(|c| !matches!(c.state, State::Empty | State::Still));
+            let calm = |state| match scene.kind {
+                Kind::Stop => state != State::Still,
+                _ => matches!(state, State::Empty | State::Still),
+            };
+            assert!(quadrants.iter().all(|c| c.event != calm(c.state)), "grid {grid} of {scene:?}");
+            let happening = quadrants.iter().any(|c| c.event);
             assert_eq!(happening, scene.grids.contains(&grid), "grid {grid} of {scene:?}");
         }
         for span in &scene.spans {
@@ -133,12 +151,7 @@ fn events_fill_whole_grids_and_cells_show_them() {
 
 #[test]
 fn a_moving_shape_moves_within_every_grid_of_its_window() {
-    let spec = SceneSpec {
-        kinds: KindWeights { popup: 0.0, flash: 0.0, dir: 1.0, order: 0.0, multi: 0.0 },
-        ..spec(Split::Train, 20)
-    };
-    for index in 0..20 {
-        let scene = spec.scene(index);
+    for scene in only(Kind::Dir, 20) {
         let frames = scene.frames();
         for grid in 0..GRIDS {
             let changed = frames[2 * grid]
@@ -148,6 +161,54 @@ fn a_moving_shape_moves_within_every_grid_of_its_window() {
                 .filter(|(a, b)| a.abs_diff(**b) > 100);
             let moves = changed.count() > 300;
             assert_eq!(moves, scene.grids.contains(&grid), "grid {grid} of {}", scene.id);
+        }
+    }
+}
+
+/// Pixels of a quadrant that clearly differ between two frames.
+fn changed(first: &image::RgbImage, second: &image::RgbImage, quadrant: u32) -> usize {
+    let side = SIDE / 2;
+    let corner = (quadrant % 2 * side, quadrant / 2 * side);
+    let differs = |i: &u32| {
+        let (x, y) = (corner.0 + i % side, corner.1 + i / side);
+        (0..3).any(|c| first.get_pixel(x, y).0[c].abs_diff(second.get_pixel(x, y).0[c]) > 100)
+    };
+    (0..side * side).filter(differs).count()
+}
+
+#[test]
+fn a_shape_that_stops_stands_still_in_its_window_only_and_the_others_never() {
+    for scene in only(Kind::Stop, 30) {
+        let frames = scene.frames();
+        assert!(!scene.grids.contains(&(GRIDS - 1)), "it goes on before the end");
+        for grid in 0..GRIDS {
+            for object in &scene.objects {
+                let moved = changed(&frames[2 * grid], &frames[2 * grid + 1], object.quadrant as u32) > 150;
+                let stands = object.event != Event::None && scene.grids.contains(&grid);
+                assert_eq!(moved, !stands, "{object:?} in grid {grid} of {}", scene.id);
+            }
+        }
+    }
+}
+
+#[test]
+fn two_shapes_change_places_within_one_grid_and_stay_there() {
+    let shows = |frame: &image::RgbImage, quadrant: usize, colour: Colour| {
+        let rgb = image::Rgb(colour.rgb());
+        let (x, y) = (quadrant as u32 % 2 * SIDE / 2, quadrant as u32 / 2 * SIDE / 2);
+        (0..SIDE * SIDE / 4).any(|i| frame.get_pixel(x + i % (SIDE / 2), y + i / (SIDE / 2)) == &rgb)
+    };
+    for scene in only(Kind::Swap, 30) {
+        let (frames, start) = (scene.frames(), 2 * scene.grids[0]);
+        assert_eq!((scene.grids.len(), scene.spans.len()), (1, 1));
+        for (index, frame) in frames.iter().enumerate() {
+            for object in &scene.objects {
+                let place = match object.event {
+                    Event::Swaps(_, other) if index > start => other,
+                    _ => object.quadrant,
+                };
+                assert!(shows(frame, place, object.colour), "{object:?} in frame {index} of {}", scene.id);
+            }
         }
     }
 }

@@ -62,6 +62,30 @@ fn a_terminated_run_ends_after_its_step_with_a_checkpoint_and_goes_on() {
 }
 
 #[test]
+fn a_second_ctrl_c_ends_the_program_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    // A first step that would take many seconds.
+    let train = train("grpo", &run, &["rollout.prompts_per_step=1000", "algo.beta=0.0", "eval.at_ends=false"]);
+    let mut child = program(&train.args()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let begun = Instant::now();
+    let log = || std::fs::read_to_string(run.join("run.log")).unwrap_or_default();
+    let mut interrupt_once = |ready: &dyn Fn() -> bool| {
+        while !ready() {
+            assert!(child.try_wait().unwrap().is_none(), "it ended before the second signal: {}", log());
+            assert!(begun.elapsed() < Duration::from_secs(120), "it does not get on: {}", log());
+            sleep(Duration::from_millis(5));
+        }
+        let kill = Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status().unwrap();
+        assert!(kill.success());
+    };
+    interrupt_once(&|| run.join("run.log").exists());
+    interrupt_once(&|| log().contains("press Ctrl-C again"));
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(!run.join("metrics.jsonl").exists() || metrics(&run).is_empty(), "it waited for the step's end");
+}
+
+#[test]
 fn a_finished_run_says_so_and_how_to_go_on() {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("run");
