@@ -23,7 +23,7 @@ for algo in grpo appo; do
         --set model.path=data/tiny-vlm --set data.train="$work/scenes/train.jsonl" --set rollout.prompts_per_step=4 \
         --set optim.updates_per_rollout=2 --set run.steps=8 --set run.seed=1 --set run.save_every=0 \
         --set eval.at_ends=false
-    grep -oE '"(step|loss|grad_norm|entropy|reward|completions/mean_length)":[^,}]+' "$work/$algo/metrics.jsonl" |
-        paste -d, - - - - - - | sed 's/.*/{&}/' >"$work/$algo.jsonl"
+    grep -oE '"(step|loss|grad_norm|reward|completions/mean_length)":[^,}]+' "$work/$algo/metrics.jsonl" |
+        paste -d, - - - - - | sed 's/.*/{&}/' >"$work/$algo.jsonl"
     mv "$work/$algo.jsonl" "$out/$algo.jsonl"
 done

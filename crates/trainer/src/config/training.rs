@@ -200,6 +200,13 @@ impl Default for EvalTable {
     }
 }
 
+impl EvalTable {
+    /// What two evaluations must share to be compared: all but when they take place.
+    pub fn protocol(&self) -> Self {
+        Self { at_ends: true, every: 0, ..self.clone() }
+    }
+}
+
 /// `[sft]`: the supervised warm start (`trainer sft`).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

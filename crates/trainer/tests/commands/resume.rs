@@ -97,4 +97,6 @@ fn a_finished_run_says_so_and_how_to_go_on() {
     assert_eq!(metrics(&run).len(), 2);
     assert_ne!(std::fs::metadata(run.join("eval/after.jsonl")).unwrap().modified().unwrap(), after);
     assert!(error(&["--resume", text(&run)], 2).contains("2 of 2 steps are done"));
+    let line = error(&["--resume", text(&run), "--set", "run.steps=3", "--set", "eval.limit=2"], 2);
+    assert!(line.contains("before.jsonl was evaluated otherwise"), "{line}");
 }

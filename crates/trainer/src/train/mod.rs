@@ -1,5 +1,7 @@
 //! Training: from a configuration to a run folder, step by step.
 
+mod evaluations;
+
 use std::{path::Path, sync::Arc, time::Instant};
 
 use anyhow::{Context, Result};
@@ -7,13 +9,12 @@ use foveate_policy::{AdamW, LoadOptions, TextProcessor, Trainable, Vlm, read_saf
 use foveate_reward::Rubric;
 use serde::{Deserialize, Serialize};
 
+use self::evaluations::{AFTER, BEFORE, resumed};
 use crate::{
-    answer::{Examinee, answered},
     cli::TrainArgs,
-    config::{Config, Demo, Resolved, load_run, resolve},
+    config::{Config, Demo, Resolved, resolve},
     data::{Examples, Loader, LoaderOptions, LoaderState, Order, Records},
     error::{UserContext, existing, one_line, user_error},
-    eval::{self, Item, comparison, read_items, write_items},
     measure::{StepFacts, completion_lines, metrics, tokens},
     plan,
     run::{
@@ -29,10 +30,6 @@ use crate::{
 const POLICY: &str = "policy";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
-
-/// Names of the evaluations at the ends.
-const BEFORE: &str = "before";
-const AFTER: &str = "after";
 
 /// Where a run stands at a checkpoint.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -53,7 +50,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     let resolved = match &args.resume {
         Some(path) => {
             existing("--resume", path)?;
-            let config = load_run(&RunFolder::open(path)?.config(), &args.settings.set)?;
+            let config = resumed(&RunFolder::open(path)?, &args.settings.set)?;
             // Its scenes may have been removed meanwhile.
             let demo = Demo::find().ok().filter(|demo| demo.trains(&config));
             Resolved { config, demo }
@@ -114,7 +111,17 @@ struct Run<'a> {
     rubric: Rubric,
     loader: Loader<Examples>,
     state: State,
+    waits: Waits,
     warned: bool,
+}
+
+/// Seconds since the program started.
+#[derive(Debug, Default)]
+struct Waits {
+    /// Of all steps.
+    steps: f64,
+    /// Of which spent waiting for examples.
+    data: f64,
 }
 
 impl<'a> Run<'a> {
@@ -122,26 +129,11 @@ impl<'a> Run<'a> {
     fn start(config: &'a Config, folder: &'a RunFolder, stop: &'a Stop) -> Result<Self> {
         let model = config.model.path.as_deref().context("model.path is not given").user()?;
         let checkpoint = folder.latest_checkpoint()?.map(|(_, path)| path);
-        let options = load_options(config)?;
-        let policy = match &checkpoint {
-            Some(path) => Vlm::load(&path.join(POLICY), &options),
-            None => Vlm::load(model, &options),
-        };
-        let policy = policy.user()?;
-        let reference = match config.algo.algorithm().user()?.needs().reference {
-            false => None,
-            true => Some(Vlm::load(model, &LoadOptions { trainable: Trainable::Nothing, ..options }).user()?),
-        };
-        let optim = &config.optim;
-        let adamw = optim.adamw();
-        let mut optimizer = AdamW::new(policy.parameters(), adamw);
-        let state = match &checkpoint {
+        let state: State = match &checkpoint {
             None => State::default(),
-            Some(path) => {
-                optimizer.restore(&read_safetensors(&path.join(OPTIMIZER))?)?;
-                read_json(&path.join(STATE))?
-            }
+            Some(path) => read_json(&path.join(STATE))?,
         };
+        // First, so that the first examples are decoded while the models are loaded.
         let text = Arc::new(TextProcessor::load(model).user()?);
         let examples = Examples::train(config, model, Arc::clone(&text))?;
         if let Some(test) = &config.data.test {
@@ -155,13 +147,43 @@ impl<'a> Run<'a> {
         };
         let ahead = LoaderOptions { depth, threads: config.data.threads, on_bad: config.data.on_bad_example };
         let loader = Loader::new(examples, order, ahead, state.loader.clone())?;
+        let options = load_options(config)?;
+        let policy = match &checkpoint {
+            Some(path) => Vlm::load(&path.join(POLICY), &options),
+            None => Vlm::load(model, &options),
+        };
+        let policy = policy.user()?;
+        let reference = match config.algo.algorithm().user()?.needs().reference {
+            false => None,
+            true => Some(Vlm::load(model, &LoadOptions { trainable: Trainable::Nothing, ..options }).user()?),
+        };
+        let optim = &config.optim;
+        let adamw = optim.adamw();
+        let mut optimizer = AdamW::new(policy.parameters(), adamw);
+        if let Some(path) = &checkpoint {
+            optimizer.restore(&read_safetensors(&path.join(OPTIMIZER))?)?;
+        }
         let rubric = Rubric::new(config.reward.clone()).user()?;
         if config.rollout.top_p < 1.0 || config.rollout.top_k > 0 {
             tracing::warn!(
                 "rollout.top_p and top_k restrict sampling, but log-probs and ratios are those of the whole distribution"
             );
         }
-        Ok(Self { config, folder, stop, policy, reference, optimizer, text, rubric, loader, state, warned: false })
+        let waits = Waits::default();
+        Ok(Self {
+            config,
+            folder,
+            stop,
+            policy,
+            reference,
+            optimizer,
+            text,
+            rubric,
+            loader,
+            state,
+            waits,
+            warned: false,
+        })
     }
 
     fn train(mut self) -> Result<()> {
@@ -230,6 +252,8 @@ impl<'a> Run<'a> {
             num_tokens: self.state.num_tokens + tokens(&stepped.groups),
             loader: self.loader.state().clone(),
         };
+        let (data_wait, step_time) = (batch.wait.as_secs_f64(), begun.elapsed().as_secs_f64());
+        self.waits = Waits { steps: self.waits.steps + step_time, data: self.waits.data + data_wait };
         let line = metrics(
             &stepped,
             &StepFacts {
@@ -238,8 +262,8 @@ impl<'a> Run<'a> {
                 num_tokens: self.state.num_tokens,
                 bad: &batch.bad,
                 bad_total: self.state.loader.bad.len(),
-                data_wait: batch.wait.as_secs_f64(),
-                step_time: begun.elapsed().as_secs_f64(),
+                data_wait,
+                step_time,
             },
         );
         write_completions(&self.folder.completions(step), &completion_lines(step, &stepped))?;
@@ -256,65 +280,6 @@ impl<'a> Run<'a> {
         };
         self.folder.save_checkpoint(self.state.step, self.config.run.keep, write)?;
         Ok(())
-    }
-
-    /// The evaluation of this step, if there is to be one.
-    fn evaluate_if_due(&self) -> Result<()> {
-        let step = self.state.step;
-        if step > 0 && step < self.config.run.steps && every(self.config.eval.every, step) {
-            self.evaluation(&format!("step-{step}"))?;
-        }
-        Ok(())
-    }
-
-    /// The evaluation at an end of the run, if there is to be one.
-    fn end(&self, name: &str) -> Result<Option<Vec<Item>>> {
-        let (path, step) = (self.folder.evaluation(name), self.state.step);
-        let late = name == BEFORE && step > 0 && !path.exists();
-        if !self.config.eval.at_ends || late { Ok(None) } else { self.evaluation(name) }
-    }
-
-    /// Evaluates on the held-out examples, unless a run before this one did so already; `None` without any, or if the
-    /// run was asked to stop meanwhile.
-    fn evaluation(&self, name: &str) -> Result<Option<Vec<Item>>> {
-        let Some(test) = self.config.data.test.as_deref() else { return Ok(None) };
-        let path = self.folder.evaluation(name);
-        if path.exists() {
-            return Ok(Some(read_items(&path)?));
-        }
-        let model = self.config.model.path.as_deref().context("model.path is not given")?;
-        let examinee =
-            Examinee { policy: &self.policy, dir: model, text: &self.text, rubric: &self.rubric, config: self.config };
-        tracing::info!("evaluating ({name})");
-        let answers = examinee.answer(test, self.stop, &answered())?;
-        if self.stop.requested() {
-            return Ok(None);
-        }
-        if !answers.bad.is_empty() {
-            tracing::warn!("{} held-out examples could not be read and are left out", answers.bad.len());
-        }
-        write_items(&path, &answers.items)?;
-        let share = eval::Share::of(&answers.items);
-        tracing::info!("accuracy {name}: {:.1}% of {}", 100.0 * share.mean, share.items);
-        Ok(Some(answers.items))
-    }
-
-    fn report(&self, before: Option<&[Item]>, after: Option<&[Item]>, begun: Instant) -> String {
-        let seconds = begun.elapsed().as_secs();
-        let name = self.config.algorithm_name();
-        let table = match (before, after) {
-            (Some(before), Some(after)) => {
-                format!("\n{name}: held-out accuracy in percent, with 95% intervals\n\n{}\n", comparison(before, after))
-            }
-            _ => String::new(),
-        };
-        format!(
-            "{table}time      {}:{:02} min\nrun       {}\nbad data  {} examples skipped\n",
-            seconds / 60,
-            seconds % 60,
-            self.folder.path().display(),
-            self.state.loader.bad.len()
-        )
     }
 }
 

@@ -1,0 +1,95 @@
+//! A run's evaluations on held-out examples, and the report that compares those at its ends.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use super::{Run, every};
+use crate::{
+    answer::{Examinee, answered},
+    config::{Config, load_run},
+    error::user_error,
+    eval::{self, Item, comparison, read_items, write_items},
+    run::RunFolder,
+};
+
+/// Names of the evaluations at the ends.
+pub(super) const BEFORE: &str = "before";
+pub(super) const AFTER: &str = "after";
+
+/// The configuration of a run that is to go on. What was evaluated before is compared with what will be, so that both
+/// must be evaluated alike.
+pub(super) fn resumed(folder: &RunFolder, changes: &[String]) -> Result<Config> {
+    let config = load_run(&folder.config(), changes)?;
+    let before = folder.evaluation(BEFORE);
+    if before.exists() && load_run(&folder.config(), &[])?.eval.protocol() != config.eval.protocol() {
+        return Err(user_error(format!(
+            "--set eval.*: {} was evaluated otherwise; evaluate checkpoints with `trainer eval`, or remove that file",
+            before.display()
+        )));
+    }
+    Ok(config)
+}
+
+impl Run<'_> {
+    /// The evaluation of this step, if there is to be one.
+    pub(super) fn evaluate_if_due(&self) -> Result<()> {
+        let step = self.state.step;
+        if step > 0 && step < self.config.run.steps && every(self.config.eval.every, step) {
+            self.evaluation(&format!("step-{step}"))?;
+        }
+        Ok(())
+    }
+
+    /// The evaluation at an end of the run, if there is to be one.
+    pub(super) fn end(&self, name: &str) -> Result<Option<Vec<Item>>> {
+        let (path, step) = (self.folder.evaluation(name), self.state.step);
+        let late = name == BEFORE && step > 0 && !path.exists();
+        if !self.config.eval.at_ends || late { Ok(None) } else { self.evaluation(name) }
+    }
+
+    /// Evaluates on the held-out examples, unless a run before this one did so already; `None` without any, or if the
+    /// run was asked to stop meanwhile.
+    fn evaluation(&self, name: &str) -> Result<Option<Vec<Item>>> {
+        let Some(test) = self.config.data.test.as_deref() else { return Ok(None) };
+        let path = self.folder.evaluation(name);
+        if path.exists() {
+            return Ok(Some(read_items(&path)?));
+        }
+        let model = self.config.model.path.as_deref().context("model.path is not given")?;
+        let examinee =
+            Examinee { policy: &self.policy, dir: model, text: &self.text, rubric: &self.rubric, config: self.config };
+        tracing::info!("evaluating ({name})");
+        let answers = examinee.answer(test, self.stop, &answered())?;
+        if self.stop.requested() {
+            return Ok(None);
+        }
+        if !answers.bad.is_empty() {
+            tracing::warn!("{} held-out examples could not be read and are left out", answers.bad.len());
+        }
+        write_items(&path, &answers.items)?;
+        let share = eval::Share::of(&answers.items);
+        tracing::info!("accuracy {name}: {:.1}% of {}", 100.0 * share.mean, share.items);
+        Ok(Some(answers.items))
+    }
+
+    pub(super) fn report(&self, before: Option<&[Item]>, after: Option<&[Item]>, begun: Instant) -> String {
+        let seconds = begun.elapsed().as_secs();
+        let name = self.config.algorithm_name();
+        let table = match (before, after) {
+            (Some(before), Some(after)) => {
+                format!("\n{name}: held-out accuracy in percent, with 95% intervals\n\n{}\n", comparison(before, after))
+            }
+            _ => String::new(),
+        };
+        format!(
+            "{table}time      {}:{:02} min, {:.1}% of the steps' waiting for data\nrun       {}\n\
+             bad data  {} examples skipped\n",
+            seconds / 60,
+            seconds % 60,
+            100.0 * self.waits.data / self.waits.steps.max(f64::MIN_POSITIVE),
+            self.folder.path().display(),
+            self.state.loader.bad.len()
+        )
+    }
+}
