@@ -21,7 +21,7 @@ pub fn describe(resolved: &Resolved) -> Result<String> {
     let config = &resolved.config;
     let path = config.model.path.as_deref().context("model.path is not given").user()?;
     let model = ModelConfig::from_dir(path).user()?;
-    let tokens = Tokens::most(config, path)?;
+    let mut tokens = Tokens::most(config, path)?;
     let mut text = config.to_toml()?;
     text.push_str("\n# data\n");
     for file in [&config.data.train, &config.data.test].into_iter().flatten() {
@@ -30,6 +30,7 @@ pub fn describe(resolved: &Resolved) -> Result<String> {
             writeln!(text, "{}: will be rendered when training starts", file.display())
         } else {
             let records = Records::open(file, config.data.media_root.as_deref())?;
+            tokens.examples += records.len();
             writeln!(text, "{}: {} records", file.display(), records.len())
         };
     }
@@ -69,6 +70,8 @@ fn plan(config: &Config) -> String {
 struct Tokens {
     video: usize,
     completion: usize,
+    /// Records of the data, as far as it is there.
+    examples: usize,
 }
 
 impl Tokens {
@@ -77,6 +80,7 @@ impl Tokens {
         Ok(Self {
             video: video_tokens(&processor, &config.data.frames, &config.data.pixels),
             completion: config.rollout.max_new_tokens,
+            examples: 0,
         })
     }
 }
@@ -125,16 +129,16 @@ impl Memory {
             Recompute::Nothing => layers * layer,
             Recompute::Layers => layers * (2 * t.hidden_size) as f64 + layer,
         };
+        let videos = if tokens.examples == 0 { f64::INFINITY } else { tokens.examples as f64 };
+        let features = (videos * (tokens.video as i64 * t.hidden_size) as f64 * bytes)
+            .min((config.model.feature_cache_mib << 20) as f64);
         let cached = layers * (2 * t.num_key_value_heads * t.head_dim()) as f64;
         Ok(Self(vec![
             ("weights", all * bytes),
             ("gradients", trained * bytes),
             ("AdamW", trained * state),
             ("reference policy", reference * bytes),
-            (
-                "kept features",
-                if config.model.train_vision { 0.0 } else { (config.model.feature_cache_mib << 20) as f64 },
-            ),
+            ("kept features", if config.model.train_vision { 0.0 } else { features }),
             ("keys and values", step * cached * bytes),
             ("activations", pass * kept * bytes),
         ]))
