@@ -76,7 +76,7 @@ pub enum TokenMeanOver {
 /// The reduction of one optimizer step as data: for each group `[G, T]` such that `loss = sum(factor * token_loss)`.
 ///
 /// 0 on padding and on whatever the objective masks. A group of which nothing is left does not count in the mean over
-/// groups. Computed from all groups of the step before any forward pass, so that splitting them into micro-batches
+/// groups. Computed from all groups of the step before any forward pass, so that splitting them into passes
 /// changes nothing.
 pub fn factors(objective: &Objective, groups: &[GroupShape]) -> Vec<Array2<f32>> {
     let kept: Vec<Vec<usize>> = groups.iter().map(|group| kept_lengths(objective, group)).collect();

@@ -13,8 +13,8 @@ use crate::{
     sample::{GroupSeed, SamplingParams, sample, uniforms},
 };
 
-/// The completions drawn for one prompt, and what [`crate::Observe`] asked to keep of them. T is the longest completion of the
-/// group; what is kept is 0 past a completion's end.
+/// The completions drawn for one prompt, and what [`crate::Observe`] asked to keep of them. T is the longest completion
+/// of the group; what is kept is 0 past a completion's end.
 #[derive(Debug, PartialEq)]
 pub struct Rollout {
     /// Token ids of each completion, its end-of-sequence token included.
@@ -40,7 +40,7 @@ impl Vlm {
     ///
     /// # Errors
     /// If parameters are out of range, seeds and prompts differ in number, or a prompt with its completion would be
-    /// longer than the model allows.
+    /// longer than the model allows; [`PolicyError::NotFinite`] if the model's numbers are none.
     pub fn rollout(
         &self,
         prompts: &[&Encoded],
@@ -64,7 +64,7 @@ impl Vlm {
         if prompts.is_empty() {
             return Ok(Vec::new());
         }
-        Ok(no_grad(|| Generation::new(self, prompts, params, seeds, end).run(end)))
+        no_grad(|| Generation::new(self, prompts, params, seeds, end).run(end))
     }
 }
 
@@ -126,7 +126,7 @@ impl<'a> Generation<'a> {
         }
     }
 
-    fn run(mut self, end: &[i64]) -> Vec<Rollout> {
+    fn run(mut self, end: &[i64]) -> Result<Vec<Rollout>, PolicyError> {
         let limits = Limits {
             groups: self.prompts.len(),
             completions: self.params.completions,
@@ -140,7 +140,7 @@ impl<'a> Generation<'a> {
                 self.join(&mut batch, &plan.joins());
             }
             if batch.is_empty() {
-                return self.records.rollouts(self.prompts, end);
+                return finite(self.records.rollouts(self.prompts, end));
             }
             let hidden = self.decoder.decode_one_token(&batch.tokens, &mut batch.cache);
             let frame_attention = batch.cache.seen();
@@ -202,5 +202,14 @@ impl<'a> Generation<'a> {
             hidden: hidden.get(0),
             frame_attention: (!seen.is_empty()).then(|| Tensor::cat(&seen, 0)),
         }
+    }
+}
+
+/// Refuses completions of a model that gives no numbers any more.
+fn finite(rollouts: Vec<Rollout>) -> Result<Vec<Rollout>, PolicyError> {
+    let mut logprobs = rollouts.iter().flat_map(|rollout| rollout.logprobs.iter().flatten());
+    match logprobs.find(|logprob| !logprob.is_finite()) {
+        Some(value) => Err(PolicyError::NotFinite { what: "log-prob of a drawn token", value: f64::from(*value) }),
+        None => Ok(rollouts),
     }
 }

@@ -80,6 +80,13 @@ impl Head {
         })
     }
 
+    /// The likeliest token of hidden states `[R, D]`, `[R]` i64.
+    pub fn likeliest(&self, hidden: &Tensor) -> Tensor {
+        let rows = hidden.size()[0];
+        let part = |(start, count)| self.logits(&hidden.narrow(0, start, count)).argmax(-1, false);
+        no_grad(|| Tensor::cat(&chunks(rows, self.chunk).map(part).collect::<Vec<_>>(), 0))
+    }
+
     fn score_rows(&self, hidden: &Tensor, ids: &Tensor, entropy: bool) -> TokenScores {
         let all = self.logits(hidden).log_softmax(-1, Kind::Float);
         let entropy = if entropy {

@@ -13,6 +13,7 @@ use crate::{
     input::{Encoded, Media, Prompt},
     qwen::{
         AttentionMode,
+        attention::joined,
         rope::{self, Rope},
         text::TextModel,
         vision::VisionTower,
@@ -223,12 +224,12 @@ impl Vlm {
         let features = media
             .iter()
             .map(|medium| cache.get_or(medium.patches().fingerprint(), || no_grad(|| self.features_of(medium))));
-        Tensor::cat(&features.collect::<Vec<_>>(), 0)
+        joined(features.collect())
     }
 
     /// Features of media in order, `[merged patches, D]`.
     pub fn features(&self, media: &[Media]) -> Tensor {
-        Tensor::cat(&media.iter().map(|medium| self.features_of(medium)).collect::<Vec<_>>(), 0)
+        joined(media.iter().map(|medium| self.features_of(medium)).collect())
     }
 
     fn features_of(&self, medium: &Media) -> Tensor {

@@ -75,6 +75,7 @@ impl Vlm {
         let (x, rope) = tch::no_grad(|| self.rows(segments));
         let (hidden, taps) = self.text.forward(x, &rope, &pack, &wanted);
         let counts: Vec<i64> = segments.iter().map(|segment| segment.completions.lengths().iter().sum()).collect();
+        let taps_layers = wanted.frame_layers as i64;
         let mut tapped = 0;
         let parts = hidden.split_with_sizes(&counts, 0).into_iter().zip(segments).zip(probed);
         let groups = parts.map(|((hidden, segment), probed)| {
@@ -84,7 +85,7 @@ impl Vlm {
                     taps.frame_attention.iter().filter(|_| probed).map(|groups| completions.padded(&groups[tapped]));
                 let layers: Vec<_> = layers.collect();
                 if layers.is_empty() {
-                    let shape = [1, completions.count(), completions.length(), segment.prompt.frames];
+                    let shape = [taps_layers, completions.count(), completions.length(), segment.prompt.frames];
                     return Tensor::zeros(shape, (Kind::Float, self.device()));
                 }
                 Tensor::stack(&layers, 0)
@@ -112,11 +113,11 @@ impl Vlm {
     fn pack(&self, segments: &[Segment<'_>]) -> Result<Pack, PolicyError> {
         let vocab = self.config().text.vocab_size;
         let lengths = segments.iter().map(|Segment { prompt, completions }| {
+            if completions.lengths().is_empty() || completions.lengths().contains(&0) {
+                return Err(PolicyError::Prompt("expected completions of at least one token each".into()));
+            }
             let ids = completions.ids();
-            if completions.lengths().contains(&0)
-                || ids.min().int64_value(&[]) < 0
-                || ids.max().int64_value(&[]) >= vocab
-            {
+            if ids.min().int64_value(&[]) < 0 || ids.max().int64_value(&[]) >= vocab {
                 return Err(PolicyError::Prompt(format!("expected completion tokens below the vocabulary of {vocab}")));
             }
             Ok((prompt.tokens() as i64, completions.lengths().to_vec()))

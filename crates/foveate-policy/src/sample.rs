@@ -19,6 +19,9 @@ pub struct Observe {
     pub entropy: bool,
 }
 
+/// Below it logits would leave f32's range, and the marks of tokens that are never sampled theirs.
+const MIN_TEMPERATURE: f64 = 0.01;
+
 /// How completions are drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SamplingParams {
@@ -33,7 +36,7 @@ pub struct SamplingParams {
     /// So many likeliest tokens; 0 keeps all.
     pub top_k: usize,
     /// Most completions that are drawn at a time, a single prompt's aside; 0 draws those of all prompts together. It
-    /// bounds memory and changes no token.
+    /// bounds memory and, but for rounding, changes no token.
     pub max_rows: usize,
     /// What is kept beside the tokens.
     pub observe: Observe,
@@ -60,8 +63,9 @@ impl SamplingParams {
             let found = format!("{} completions of {} tokens", self.completions, self.max_new_tokens);
             return Err(wrong("completions, max_new_tokens", "at least 1 each", found));
         }
-        if !(self.temperature.is_finite() && self.temperature >= 0.0) {
-            return Err(wrong("temperature", "a number of at least 0", self.temperature.to_string()));
+        if self.temperature != 0.0 && !(MIN_TEMPERATURE..f64::MAX).contains(&self.temperature) {
+            let expected = format!("0 or a number of at least {MIN_TEMPERATURE}");
+            return Err(wrong("temperature", &expected, self.temperature.to_string()));
         }
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
             return Err(wrong("top_p", "a number above 0 and at most 1", self.top_p.to_string()));
@@ -131,7 +135,8 @@ pub(crate) fn sample(logits: &Tensor, params: &SamplingParams, uniform: &Tensor)
         let passed = threshold.searchsorted(&cumulative, false, true, "right", None::<Tensor>);
         // Rounding may let u * total reach the total: take the last token that has any probability.
         let last = total.searchsorted(&cumulative, false, false, "left", None::<Tensor>);
-        passed.minimum(&last)
+        // Distributions that are no numbers draw a token all the same: `Vlm::rollout` then refuses their log-probs.
+        passed.minimum(&last).clamp_max(cumulative.size()[1] - 1)
     };
     let logprobs = probabilities.gather(-1, &ids, false).log_().squeeze_dim(-1);
     Drawn { ids: ids.squeeze_dim(-1), logprobs, probabilities }
@@ -183,6 +188,16 @@ mod tests {
         let all = params(1.0, 1.0, 0);
         for uniform in [0.0, 0.5, 0.999_999_94] {
             assert_eq!(draw(&[0.0, 1.0, 0.0], uniform, &all), 1);
+        }
+    }
+
+    #[test]
+    fn distributions_that_are_no_numbers_draw_a_token_of_the_vocabulary() {
+        for temperature in [0.0, 1.0] {
+            let logits = Tensor::from_slice(&[f32::NAN; 3]).unsqueeze(0);
+            let drawn = sample(&logits, &params(temperature, 1.0, 0), &Tensor::from_slice(&[0.5_f32]));
+            assert!((0..3).contains(&drawn.ids.int64_value(&[0])));
+            assert!(drawn.logprobs.double_value(&[0]).is_nan());
         }
     }
 

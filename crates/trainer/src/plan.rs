@@ -116,6 +116,11 @@ impl Memory {
         let reference = if config.algo.algorithm().user()?.needs().reference { all } else { 0.0 };
         let group = (tokens.video + config.rollout.completions * tokens.completion) as f64;
         let step = config.rollout.prompts_per_step as f64 * group;
+        let together = match config.rollout.max_rows {
+            0 => config.rollout.prompts_per_step,
+            rows => (rows / config.rollout.completions).clamp(1, config.rollout.prompts_per_step),
+        };
+        let drawn = together as f64 * group;
         let longest = (tokens.video + tokens.completion) as f64;
         let pass = match config.optim.pass_tokens {
             0 => step,
@@ -139,7 +144,7 @@ impl Memory {
             ("AdamW", trained * state),
             ("reference policy", reference * bytes),
             ("kept features", if config.model.train_vision { 0.0 } else { features }),
-            ("keys and values", step * cached * bytes),
+            ("keys and values", drawn * cached * bytes),
             ("activations", pass * kept * bytes),
         ]))
     }

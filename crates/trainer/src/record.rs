@@ -40,6 +40,7 @@ impl Stepper<'_> {
         let found = head.score(&completions.flat(&forward.hidden), &completions.tokens());
         let logprobs = completions.padded(&found.logprobs);
         let truncated: Array1<f32> = group.rollout.truncated.iter().map(|cut| f32::from(u8::from(*cut))).collect();
+        let rollout = &group.rollout;
         let mut tensors = BTreeMap::from([
             ("rewards", Tensor::try_from(&scores.group.rewards)?),
             ("accuracy", Tensor::try_from(&scores.group.accuracy)?),
@@ -47,17 +48,22 @@ impl Stepper<'_> {
             ("completion_mask", completions.mask().to_kind(Kind::Int64)),
             ("completion_ids", completions.ids().shallow_clone()),
             ("old_logprobs", logprobs.copy()),
-            ("entropy", completions.padded(&found.entropy)),
+            // As they were seen while drawing, where they were: credit was made of these.
+            (
+                "entropy",
+                rollout.entropy.as_ref().map_or_else(|| completions.padded(&found.entropy), Tensor::shallow_clone),
+            ),
             ("logprobs", logprobs),
         ]);
-        if let Some(attention) = &forward.frame_attention {
+        let seen_attention = seen.frame_attention.as_ref().and(rollout.frame_attention.as_ref());
+        if let Some(attention) = seen_attention.or(forward.frame_attention.as_ref()) {
             tensors.insert("frame_attention", attention.mean_dim(0, false, Kind::Float));
         }
         if let Some(reference) = &seen.ref_logprobs {
             tensors.insert("ref_logprobs", reference.shallow_clone());
         }
         if self.config.run.rollout_contents == RolloutContents::Logits {
-            tensors.insert("logits", head.over_all_tokens().logits(&forward.hidden));
+            tensors.insert("logits", head.over_all_tokens().logits(rollout.hidden.as_ref().unwrap_or(&forward.hidden)));
         }
         Ok(tensors)
     }

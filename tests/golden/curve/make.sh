@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The first 8 steps of the demo, in small, for each algorithm: writes grpo.jsonl and appo.jsonl to the folder given
 # [default: this one], which holds what crates/trainer/tests/commands/curve.rs expects. TRAINER names a built trainer.
+# They were recorded with the code before passes were packed, whose losses the packed ones equal to 3e-8.
 # A curve may change only with a change that is meant to change it: the model, the scenes, an algorithm, the sampler.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../../.."

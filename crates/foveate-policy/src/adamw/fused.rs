@@ -35,7 +35,7 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-/// Lists of equal length that an AdamW step works on, all f32 and on one device.
+/// Lists of equal length that an AdamW step works on, all of one type and on one device.
 #[derive(Debug, Default)]
 pub(super) struct Lists<'a> {
     pub(super) parameters: Vec<&'a Tensor>,

@@ -233,14 +233,14 @@ impl AdamW {
     }
 }
 
-/// Neighbours of at most [`BUCKET`] values together, or single ones.
+/// Neighbours of one type and of at most [`BUCKET`] values together, or single ones.
 fn buckets<'a>(slots: &'a [&'a Slot]) -> impl Iterator<Item = &'a [&'a Slot]> {
     let mut rest = slots;
     std::iter::from_fn(move || {
         let mut values = 0;
         let fits = |slot: &&&Slot| {
             values += slot.first.numel();
-            values <= BUCKET
+            values <= BUCKET && slot.first.kind() == rest[0].first.kind()
         };
         let count = rest.iter().take_while(fits).count().max(1).min(rest.len());
         let (bucket, after) = rest.split_at(count);

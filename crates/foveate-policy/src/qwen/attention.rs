@@ -58,7 +58,7 @@ pub(crate) fn attend(mode: AttentionMode, pack: &Pack, qkv: [&Tensor; 3], probes
 }
 
 /// Rows of all parts one behind the other; a single part is not copied.
-pub(super) fn joined(mut parts: Vec<Tensor>) -> Tensor {
+pub(crate) fn joined(mut parts: Vec<Tensor>) -> Tensor {
     match parts.len() {
         1 => parts.remove(0),
         _ => Tensor::cat(&parts, 0),

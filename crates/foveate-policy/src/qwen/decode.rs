@@ -42,7 +42,7 @@ impl<'a> Decoder<'a> {
             };
             let bias = |linear: &Linear| match &linear.bias {
                 Some(bias) => bias.unsqueeze(1),
-                None => linear.weight.zeros_like().narrow(1, 0, 1).contiguous(),
+                None => Tensor::zeros([linear.weight.size()[0], 1], (linear.weight.kind(), linear.weight.device())),
             };
             Fused {
                 qkv: fused(|linear| linear.weight.shallow_clone()),

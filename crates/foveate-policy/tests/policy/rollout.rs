@@ -252,3 +252,13 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_model_that_gives_no_numbers_is_an_error_and_no_panic() {
+    let model = model(3);
+    let broken = model.tensors().iter().find(|(name, _)| name == "model.norm.weight").unwrap();
+    let _ = no_grad(|| broken.1.shallow_clone().fill_(f64::NAN));
+    let encoded = model.encode(&plain_prompt(1)).unwrap();
+    let error = model.rollout(&[&encoded], &params(2, 3), &[seed(0)], &ENDS).unwrap_err().to_string();
+    assert!(error.contains("log-prob of a drawn token is not finite"), "{error}");
+}

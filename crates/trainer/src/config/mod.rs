@@ -65,6 +65,20 @@ impl<A> Config<A> {
 }
 
 impl Config {
+    /// Whether accuracies measured under both configurations may be compared: the same questions, put and judged alike.
+    pub fn evaluates_like(&self, other: &Self) -> bool {
+        let (a, b) = (&self.data, &other.data);
+        let tokens = |config: &Self| match config.eval.max_new_tokens {
+            0 => config.rollout.max_new_tokens,
+            tokens => tokens,
+        };
+        self.eval.protocol() == other.eval.protocol()
+            && tokens(self) == tokens(other)
+            && (&a.test, &a.prompt, &a.system, a.time_scale) == (&b.test, &b.prompt, &b.system, b.time_scale)
+            && (&a.frames, &a.pixels) == (&b.frames, &b.pixels)
+            && self.reward == other.reward
+    }
+
     /// The algorithm's name.
     pub fn algorithm_name(&self) -> &'static str {
         self.algo.name()

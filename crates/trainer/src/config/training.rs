@@ -26,7 +26,7 @@ pub struct RolloutTable {
     /// The likeliest tokens sampling is restricted to; 0 is all.
     pub top_k: usize,
     /// Most completions drawn at a time, a single prompt's aside; 0: the whole step's. When some have ended others take
-    /// their places, so this bounds the memory of keys and values and changes no token.
+    /// their places, so this bounds the memory of keys and values; but for rounding it changes no token.
     pub max_rows: usize,
 }
 
@@ -201,9 +201,9 @@ impl Default for EvalTable {
 }
 
 impl EvalTable {
-    /// What two evaluations must share to be compared: all but when they take place.
-    pub fn protocol(&self) -> Self {
-        Self { at_ends: true, every: 0, ..self.clone() }
+    /// The table without what leaves the answers as they are: when they are asked for, and how many at a time.
+    pub(super) fn protocol(&self) -> Self {
+        Self { at_ends: true, every: 0, batch: 0, ..self.clone() }
     }
 }
 

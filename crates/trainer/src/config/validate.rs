@@ -20,9 +20,9 @@ impl Config {
             ("eval.batch", eval.batch),
             ("sft.batch", self.sft.batch),
         ])?;
-        within("rollout.temperature", rollout.temperature, 0.0, f64::MAX)?;
+        temperature("rollout.temperature", rollout.temperature)?;
         share("rollout.top_p", rollout.top_p)?;
-        within("eval.temperature", eval.temperature, 0.0, f64::MAX)?;
+        temperature("eval.temperature", eval.temperature)?;
         share("eval.top_p", eval.top_p)?;
         within("optim.lr", optim.lr, 0.0, f64::MAX)?;
         within("optim.eps", optim.eps, f64::MIN_POSITIVE, f64::MAX)?;
@@ -31,6 +31,8 @@ impl Config {
         for beta in optim.betas {
             within("optim.betas", beta, 0.0, 1.0 - f64::EPSILON)?;
         }
+        at_most("model.feature_cache_mib", self.model.feature_cache_mib, 1 << 24)?;
+        at_most("model.threads", self.model.threads, 1 << 16)?;
         within("data.decode.seconds", self.data.decode.seconds, 0.0, f64::MAX)?;
         frames("data.frames", &self.data.frames)?;
         frames("eval.frames", &eval.frames)?;
@@ -48,6 +50,17 @@ fn at_least_one(values: &[(&str, usize)]) -> Result<()> {
         Some((key, _)) => Err(user_error(format!("{key} must be at least 1, found 0"))),
         None => Ok(()),
     }
+}
+
+fn at_most(key: &str, value: usize, high: usize) -> Result<()> {
+    if value <= high { Ok(()) } else { Err(user_error(format!("{key} must be at most {high}, found {value}"))) }
+}
+
+fn temperature(key: &str, value: f64) -> Result<()> {
+    if value == 0.0 || (0.01..f64::MAX).contains(&value) {
+        return Ok(());
+    }
+    Err(user_error(format!("{key} must be 0 (greedy) or at least 0.01, found {value}")))
 }
 
 fn within(key: &str, value: f64, low: f64, high: f64) -> Result<()> {

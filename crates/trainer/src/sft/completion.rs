@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use foveate_policy::{AdamW, Completions, Recompute, ScoreGradients, TextProcessor, Vlm};
-use tch::{Kind, Tensor, no_grad};
+use tch::{Kind, Tensor};
 
 use super::{Learnt, Objective};
 use crate::{
@@ -55,8 +55,7 @@ impl Objective for Completion {
             let ids = Tensor::cat(&ids.collect::<Vec<_>>(), 0);
             let scores = head.score(&hidden, &ids);
             loss -= scores.logprobs.sum(Kind::Double).double_value(&[]);
-            let likeliest = no_grad(|| head.logits(&hidden).argmax(-1, false));
-            right += likeliest.eq_tensor(&ids).sum(Kind::Double).double_value(&[]);
+            right += head.likeliest(&hidden).eq_tensor(&ids).sum(Kind::Double).double_value(&[]);
             let gradient = Tensor::full_like(&scores.logprobs, -1.0 / tokens);
             pass.backward(&head.backward(&hidden, &ids, &ScoreGradients { logprobs: gradient, entropy: None }));
             optimizer.accumulate();

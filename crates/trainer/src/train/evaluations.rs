@@ -22,9 +22,9 @@ pub(super) const AFTER: &str = "after";
 pub(super) fn resumed(folder: &RunFolder, changes: &[String]) -> Result<Config> {
     let config = load_run(&folder.config(), changes)?;
     let before = folder.evaluation(BEFORE);
-    if before.exists() && load_run(&folder.config(), &[])?.eval.protocol() != config.eval.protocol() {
+    if before.exists() && !config.evaluates_like(&load_run(&folder.config(), &[])?) {
         return Err(user_error(format!(
-            "--set eval.*: {} was evaluated otherwise; evaluate checkpoints with `trainer eval`, or remove that file",
+            "--set: {} was evaluated otherwise; evaluate checkpoints with `trainer eval`, or remove that file",
             before.display()
         )));
     }

@@ -115,7 +115,7 @@ struct Run<'a> {
     warned: bool,
 }
 
-/// Seconds since the program started.
+/// Seconds of the steps that this process has done.
 #[derive(Debug, Default)]
 struct Waits {
     /// Of all steps.
