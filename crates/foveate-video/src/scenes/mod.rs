@@ -157,7 +157,7 @@ pub struct KindWeights {
 impl KindWeights {
     /// Weights of the cold start: kinds that are slow to learn come more often.
     pub const COLD_START: Self =
-        Self { popup: 0.5, flash: 0.7, dir: 3.5, order: 0.5, multi: 1.0, stop: 0.7, swap: 3.5 };
+        Self { popup: 0.24, flash: 0.34, dir: 1.45, order: 0.24, multi: 0.48, stop: 0.9, swap: 2.8 };
 
     /// The weight of one kind.
     pub fn of(&self, kind: Kind) -> f64 {
