@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Tokens between two looks at who has ended. A look at a GPU's memory waits for all that was asked of the GPU.
-const LOOK_EVERY: [i64; 2] = [1, 16]; // CPU, CUDA
+const LOOK_EVERY_CUDA: i64 = 16;
 
 /// What bounds a batch.
 #[derive(Debug, Clone, Copy)]
@@ -106,7 +106,7 @@ impl Batch {
     pub(crate) fn plan(&mut self) -> Option<Plan> {
         let used = self.cache.used();
         let full = used >= self.limits.length as i64 - 1;
-        let every = LOOK_EVERY[usize::from(self.sizes.device.is_cuda())];
+        let every = if self.sizes.device.is_cuda() { LOOK_EVERY_CUDA } else { 1 };
         if !full && !self.is_empty() && used - self.looked < every {
             return None;
         }

@@ -189,18 +189,17 @@ impl<'a> Generation<'a> {
         let rows = prompt.tokens() as i64;
         let pack = Pack::of_prompt(rows, vec![rows - 1], model.device());
         let mut wanted = Wanted {
-            frames: model.probe(prompt, &[rows - 1], self.params.observe.frame_layers).map(Some).into_iter().collect(),
+            frames: vec![model.probe(prompt, &[rows - 1], self.params.observe.frame_layers)],
             frame_layers: self.sizes.seen_layers,
             keys_values: true,
         };
         let rope = model.rope(&prompt.positions);
         let (hidden, taps) = model.text.forward(model.embed_prompt(prompt), &rope, &pack, &wanted);
-        let seen: Vec<_> = taps.frame_attention.into_iter().flatten().collect();
         Prefilled {
+            frame_attention: taps.frames_of(0).map(|frames| frames.squeeze_dim(1)),
             keys_values: taps.keys_values,
             probe: wanted.frames.pop().flatten(),
             hidden: hidden.get(0),
-            frame_attention: (!seen.is_empty()).then(|| Tensor::cat(&seen, 0)),
         }
     }
 }

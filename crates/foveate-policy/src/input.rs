@@ -88,9 +88,12 @@ impl Encoded {
 /// The completions of one group, padded to the longest.
 #[derive(Debug)]
 pub struct Completions {
-    ids: Tensor,  // [G, T] i64, 0 in the padding
-    mask: Tensor, // [G, T] bool
+    ids: Tensor,    // [G, T] i64, 0 in the padding
+    mask: Tensor,   // [G, T] bool
+    places: Tensor, // [R] i64, of the tokens among [G * T]
     lengths: Vec<i64>,
+    smallest: i64,
+    largest: i64,
 }
 
 impl Completions {
@@ -104,19 +107,28 @@ impl Completions {
             mask[row * longest..][..ids.len()].fill(true);
         }
         let shape = [ids.len() as i64, longest as i64];
+        let lengths: Vec<i64> = ids.iter().map(|ids| ids.len() as i64).collect();
+        let all = || ids.iter().flatten().copied();
         Self {
             ids: Tensor::from_slice(&padded).view(shape).to_device(device),
             mask: Tensor::from_slice(&mask).view(shape).to_device(device),
-            lengths: ids.iter().map(|ids| ids.len() as i64).collect(),
+            places: places(&lengths, longest as i64, 0, device),
+            lengths,
+            smallest: all().min().unwrap_or(0),
+            largest: all().max().unwrap_or(0),
         }
     }
 
     /// `count` of the completions, from `start`, as wide as all of them.
     pub fn part(&self, start: i64, count: i64) -> Self {
+        let lengths = self.lengths[start as usize..(start + count) as usize].to_vec();
         Self {
             ids: self.ids.narrow(0, start, count),
             mask: self.mask.narrow(0, start, count),
-            lengths: self.lengths[start as usize..(start + count) as usize].to_vec(),
+            places: places(&lengths, self.length(), 0, self.ids.device()),
+            lengths,
+            smallest: self.smallest,
+            largest: self.largest,
         }
     }
 
@@ -133,6 +145,16 @@ impl Completions {
     /// Tokens of each completion.
     pub fn lengths(&self) -> &[i64] {
         &self.lengths
+    }
+
+    /// Tokens of all completions, R.
+    pub fn token_count(&self) -> i64 {
+        self.lengths.iter().sum()
+    }
+
+    /// Whether every token is an id of this vocabulary.
+    pub(crate) fn within(&self, vocabulary: i64) -> bool {
+        self.smallest >= 0 && self.largest < vocabulary
     }
 
     /// Number of completions, G.
@@ -152,28 +174,27 @@ impl Completions {
 
     /// Values `[G, T, ..]` of the tokens, completion by completion, `[R, ..]`.
     pub fn flat(&self, x: &Tensor) -> Tensor {
-        x.flatten(0, 1).index_select(0, &self.places(0))
+        x.flatten(0, 1).index_select(0, &self.places)
     }
 
     /// Values `[R, ..]` of the tokens as `[G, T, ..]`, 0 in the padding.
     pub fn padded(&self, x: &Tensor) -> Tensor {
         let mut shape = x.size();
         shape.splice(0..1, [self.count() * self.length()]);
-        let flat = Tensor::zeros(shape.as_slice(), (x.kind(), x.device())).index_copy(0, &self.places(0), x);
+        let flat = Tensor::zeros(shape.as_slice(), (x.kind(), x.device())).index_copy(0, &self.places, x);
         shape.splice(0..1, [self.count(), self.length()]);
         flat.view(shape.as_slice())
     }
 
     /// The tokens that are followed by another and their distance from the completion's start, `[R']` each.
     pub(crate) fn followed(&self) -> [Tensor; 2] {
-        let places = self.places(1);
+        let places = places(&self.lengths, self.length(), 1, self.ids.device());
         [self.ids.flatten(0, 1).index_select(0, &places), places.remainder(self.length())]
     }
+}
 
-    /// Places of all tokens but the `last` ones of each completion among `[G * T]`.
-    fn places(&self, last: i64) -> Tensor {
-        let width = self.length();
-        let rows = (0..).zip(&self.lengths).flat_map(|(row, length)| row * width..row * width + (length - last).max(0));
-        Tensor::from_slice(&rows.collect::<Vec<i64>>()).to_device(self.ids.device())
-    }
+/// Places of all tokens but the `last` ones of each completion among `[G * T]`, T being `width`.
+fn places(lengths: &[i64], width: i64, last: i64, device: Device) -> Tensor {
+    let rows = (0..).zip(lengths).flat_map(|(row, length)| row * width..row * width + (length - last).max(0));
+    Tensor::from_slice(&rows.collect::<Vec<i64>>()).to_device(device)
 }

@@ -41,7 +41,7 @@ pub use loss::{Surrogate, SurrogateInputs, surrogate_loss};
 pub use model::{LoadOptions, Trainable, Vlm};
 pub use pass::{GroupForward, Segment, TrainingPass};
 pub use qwen::{AttentionMode, Recompute};
-pub use sample::{GroupSeed, Observe, SamplingParams};
+pub use sample::{GroupSeed, MIN_TEMPERATURE, Observe, SamplingParams};
 pub use score::RowScores;
 pub use text::{Content, Message, TextProcessor};
 pub use weights::{read_safetensors, to_tensor, write_safetensors};

@@ -5,6 +5,7 @@ use tch::{Kind, Tensor};
 
 use crate::{
     PolicyError,
+    head::{Head, ScoreGradients, TokenScores},
     input::{Completions, Encoded},
     model::Vlm,
     qwen::{
@@ -37,22 +38,46 @@ pub struct GroupForward {
     pub frame_attention: Option<Tensor>,
 }
 
-/// A pass with gradients that is half done: its hidden states are there, and the gradient at them is waited for.
+/// A pass with gradients that is half done: its hidden states are there, and the gradient at its scores is waited for.
+/// Its R tokens stand segment by segment and completion by completion.
 #[derive(Debug)]
 pub struct TrainingPass<'a> {
     tape: Tape<'a>,
+    tokens: Tensor,
+    counts: Vec<i64>,
 }
 
 impl TrainingPass<'_> {
-    /// Hidden states that predict the tokens, segment by segment and completion by completion, `[R, D]`; constants.
+    /// The tokens that the pass predicts, `[R]` i64.
+    pub fn tokens(&self) -> &Tensor {
+        &self.tokens
+    }
+
+    /// Hidden states that predict the tokens, `[R, D]`; constants.
     pub fn hidden(&self) -> Tensor {
         self.tape.hidden()
     }
 
-    /// Adds the gradients of all trainable parameters but the head's, given that at the hidden states `[R, D]`.
-    pub fn backward(self, at_hidden: &Tensor) {
-        self.tape.backward(at_hidden);
+    /// Scores of the tokens, `[R]` each; constants.
+    pub fn score(&self, head: &Head) -> TokenScores {
+        head.score(&self.hidden(), &self.tokens)
     }
+
+    /// Values `[R, ..]` of the tokens, segment by segment.
+    pub fn split(&self, x: &Tensor) -> Vec<Tensor> {
+        x.split_with_sizes(&self.counts, 0)
+    }
+
+    /// Adds the gradients of all trainable parameters, the head's included, given those at the scores.
+    pub fn backward(self, head: &Head, at_scores: &ScoreGradients) {
+        let at_hidden = head.backward(&self.hidden(), &self.tokens, at_scores);
+        self.tape.backward(&at_hidden);
+    }
+}
+
+/// Completion tokens of each segment.
+fn token_counts(segments: &[Segment<'_>]) -> Vec<i64> {
+    segments.iter().map(|segment| segment.completions.token_count()).collect()
 }
 
 impl Vlm {
@@ -65,32 +90,22 @@ impl Vlm {
         let pack = self.pack(segments)?;
         let probe =
             |(segment, group): (&Segment<'_>, &GroupRows)| self.probe(segment.prompt, &group.predicting, capture);
-        let probes: Vec<_> = segments.iter().zip(&pack.groups).map(probe).collect();
-        let probed: Vec<_> = probes.iter().map(Option::is_some).collect();
         let wanted = Wanted {
-            frames: if probed.contains(&true) { probes } else { Vec::new() },
+            frames: segments.iter().zip(&pack.groups).map(probe).collect(),
             frame_layers: capture.map_or(0, |layers| self.text.count(layers)),
             keys_values: false,
         };
         let (x, rope) = tch::no_grad(|| self.rows(segments));
         let (hidden, taps) = self.text.forward(x, &rope, &pack, &wanted);
-        let counts: Vec<i64> = segments.iter().map(|segment| segment.completions.lengths().iter().sum()).collect();
-        let taps_layers = wanted.frame_layers as i64;
-        let mut tapped = 0;
-        let parts = hidden.split_with_sizes(&counts, 0).into_iter().zip(segments).zip(probed);
-        let groups = parts.map(|((hidden, segment), probed)| {
+        let parts = hidden.split_with_sizes(token_counts(segments), 0);
+        let groups = segments.iter().zip(parts).enumerate().map(|(group, (segment, hidden))| {
             let completions = segment.completions;
             let frame_attention = capture.map(|_| {
-                let layers =
-                    taps.frame_attention.iter().filter(|_| probed).map(|groups| completions.padded(&groups[tapped]));
-                let layers: Vec<_> = layers.collect();
-                if layers.is_empty() {
-                    let shape = [taps_layers, completions.count(), completions.length(), segment.prompt.frames];
-                    return Tensor::zeros(shape, (Kind::Float, self.device()));
-                }
-                Tensor::stack(&layers, 0)
+                let shape = [wanted.frame_layers as i64, completions.token_count(), segment.prompt.frames];
+                let nothing = || Tensor::zeros(shape, (Kind::Float, self.device()));
+                let layers = taps.frames_of(group).unwrap_or_else(nothing);
+                completions.padded(&layers.transpose(0, 1)).permute([2, 0, 1, 3]).contiguous()
             });
-            tapped += usize::from(probed);
             GroupForward { hidden: completions.padded(&hidden), frame_attention }
         });
         Ok(groups.collect())
@@ -107,7 +122,12 @@ impl Vlm {
     ) -> Result<TrainingPass<'_>, PolicyError> {
         let pack = self.pack(segments)?;
         let (x, rope) = self.rows(segments);
-        Ok(TrainingPass { tape: Tape::record(&self.text, x, rope, pack, recompute) })
+        let tokens = segments.iter().map(|segment| segment.completions.tokens()).collect::<Vec<_>>();
+        Ok(TrainingPass {
+            tape: Tape::record(&self.text, x, rope, pack, recompute),
+            tokens: Tensor::cat(&tokens, 0),
+            counts: token_counts(segments),
+        })
     }
 
     fn pack(&self, segments: &[Segment<'_>]) -> Result<Pack, PolicyError> {
@@ -116,8 +136,7 @@ impl Vlm {
             if completions.lengths().is_empty() || completions.lengths().contains(&0) {
                 return Err(PolicyError::Prompt("expected completions of at least one token each".into()));
             }
-            let ids = completions.ids();
-            if ids.min().int64_value(&[]) < 0 || ids.max().int64_value(&[]) >= vocab {
+            if !completions.within(vocab) {
                 return Err(PolicyError::Prompt(format!("expected completion tokens below the vocabulary of {vocab}")));
             }
             Ok((prompt.tokens() as i64, completions.lengths().to_vec()))

@@ -20,7 +20,7 @@ pub struct Observe {
 }
 
 /// Below it logits would leave f32's range, and the marks of tokens that are never sampled theirs.
-const MIN_TEMPERATURE: f64 = 0.01;
+pub const MIN_TEMPERATURE: f64 = 0.01;
 
 /// How completions are drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]

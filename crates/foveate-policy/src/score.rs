@@ -43,10 +43,8 @@ impl Vlm {
         let rows: Vec<i64> = chosen.iter().map(|index| *index as i64 - 1).collect();
         let ids: Vec<i64> = chosen.iter().map(|index| sequence.ids[*index]).collect();
         let ids = Tensor::from_slice(&ids).to_device(device);
-        let probe = if chosen.is_empty() { None } else { self.probe(&encoded, &rows, Some(layers)) };
-        let probed = probe.is_some();
         let wanted = Wanted {
-            frames: probe.map(Some).into_iter().collect(),
+            frames: vec![self.probe(&encoded, &rows, Some(layers)).filter(|_| !rows.is_empty())],
             frame_layers: self.text.count(layers),
             keys_values: false,
         };
@@ -61,11 +59,10 @@ impl Vlm {
                 let scores = Head::new(self.text.head(), 1.0, &[]).score(&hidden, &ids);
                 (scores.logprobs, scores.entropy)
             };
-            let frames = taps.frame_attention.into_iter().flatten().collect::<Vec<_>>();
             Ok(RowScores {
                 logprobs,
                 entropy,
-                frame_attention: probed.then(|| Tensor::stack(&frames, 0)),
+                frame_attention: taps.frames_of(0),
                 positions: encoded.positions.shallow_clone(),
             })
         })

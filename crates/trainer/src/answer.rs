@@ -72,10 +72,10 @@ impl Examinee<'_> {
     }
 
     fn answer_batch(&self, first: u64, examples: &[Prepared]) -> Result<Vec<Item>> {
-        let (eval, rollout) = (&self.config.eval, &self.config.rollout);
+        let eval = &self.config.eval;
         let params = SamplingParams {
             completions: 1,
-            max_new_tokens: if eval.max_new_tokens == 0 { rollout.max_new_tokens } else { eval.max_new_tokens },
+            max_new_tokens: self.config.eval_tokens(),
             temperature: eval.temperature,
             top_p: eval.top_p,
             top_k: eval.top_k,

@@ -3,18 +3,14 @@
 use std::{collections::BTreeMap, path::Path};
 
 use anyhow::Result;
-use foveate_algo::Layers;
 use foveate_policy::{Segment, write_safetensors};
 use ndarray::Array1;
 use tch::{Kind, Tensor, no_grad};
 
 use crate::{
     config::RolloutContents,
-    step::{Group, Scores, Seen, Stepper},
+    step::{FRAME_LAYERS, Group, Scores, Seen, Stepper},
 };
-
-/// Layers of recorded frame attention where the algorithm names none.
-const LAYERS: Layers = Layers::Last(3);
 
 impl Stepper<'_> {
     /// Writes every group of a step as the policy that sampled it sees it.
@@ -32,15 +28,14 @@ impl Stepper<'_> {
     }
 
     fn recorded(&self, group: &Group, scores: &Scores, seen: &Seen) -> Result<BTreeMap<&'static str, Tensor>> {
-        let completions = &group.completions;
-        let layers = self.algorithm.needs().frame_attention.unwrap_or(LAYERS);
-        let segment = Segment { prompt: &group.encoded, completions };
-        let forward = self.policy.forward(&[segment], Some(layers))?.remove(0);
-        let head = self.policy.head(self.config.rollout.temperature);
+        let (completions, rollout) = (&group.completions, &group.rollout);
+        // What was seen while drawing is recorded as it was: credit was made of it.
+        let capture = rollout.frame_attention.is_none().then_some(FRAME_LAYERS);
+        let forward = self.policy.forward(&[Segment { prompt: &group.encoded, completions }], capture)?.remove(0);
+        let head = self.head(self.policy);
         let found = head.score(&completions.flat(&forward.hidden), &completions.tokens());
         let logprobs = completions.padded(&found.logprobs);
         let truncated: Array1<f32> = group.rollout.truncated.iter().map(|cut| f32::from(u8::from(*cut))).collect();
-        let rollout = &group.rollout;
         let mut tensors = BTreeMap::from([
             ("rewards", Tensor::try_from(&scores.group.rewards)?),
             ("accuracy", Tensor::try_from(&scores.group.accuracy)?),
@@ -48,16 +43,13 @@ impl Stepper<'_> {
             ("completion_mask", completions.mask().to_kind(Kind::Int64)),
             ("completion_ids", completions.ids().shallow_clone()),
             ("old_logprobs", logprobs.copy()),
-            // As they were seen while drawing, where they were: credit was made of these.
-            (
-                "entropy",
-                rollout.entropy.as_ref().map_or_else(|| completions.padded(&found.entropy), Tensor::shallow_clone),
-            ),
             ("logprobs", logprobs),
         ]);
-        let seen_attention = seen.frame_attention.as_ref().and(rollout.frame_attention.as_ref());
-        if let Some(attention) = seen_attention.or(forward.frame_attention.as_ref()) {
+        if let Some(attention) = rollout.frame_attention.as_ref().or(forward.frame_attention.as_ref()) {
             tensors.insert("frame_attention", attention.mean_dim(0, false, Kind::Float));
+        }
+        if let Some(entropy) = &rollout.entropy {
+            tensors.insert("entropy", entropy.shallow_clone());
         }
         if let Some(reference) = &seen.ref_logprobs {
             tensors.insert("ref_logprobs", reference.shallow_clone());

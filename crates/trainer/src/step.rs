@@ -3,7 +3,7 @@
 use std::{path::Path, time::Instant};
 
 use anyhow::{Context, Result};
-use foveate_algo::{Algorithm, Credit, GroupShape, Layers, Needs, Observations, ScoredGroup};
+use foveate_algo::{Algorithm, Credit, GroupShape, Layers, Observations, ScoredGroup};
 use foveate_policy::{
     Completions, Encoded, GroupDistributions, GroupSeed, Head, Observe, Rollout, SamplingParams, TextProcessor, Vlm,
 };
@@ -35,8 +35,8 @@ pub struct Stepper<'a> {
     pub config: &'a Config,
 }
 
-/// Layers whose attention to the event is logged where the data knows the event and the algorithm does not care.
-const EVENT_LAYERS: Layers = Layers::Last(3);
+/// Layers whose frame attention is logged and recorded where the algorithm names none.
+pub(crate) const FRAME_LAYERS: Layers = Layers::Last(3);
 
 /// A prompt with the completions that the policy gave.
 #[derive(Debug)]
@@ -128,7 +128,7 @@ impl Stepper<'_> {
             .collect::<Result<Vec<_>>>()?;
         let seeds: Vec<_> = (0..examples.len() as u64).map(|group| GroupSeed { seed, step, group }).collect();
         let prompts: Vec<&Encoded> = encoded.iter().collect();
-        let event = examples.iter().any(Prepared::knows_event).then_some(EVENT_LAYERS);
+        let event = examples.iter().any(Prepared::knows_event).then_some(FRAME_LAYERS);
         let rollouts = self.policy.rollout(&prompts, &self.sampling(event), &seeds, self.text.eos_ids())?;
         let groups = examples.into_iter().zip(encoded).zip(rollouts).map(|((example, encoded), rollout)| Group {
             completions: Completions::new(&rollout.ids, self.policy.device()),
@@ -170,8 +170,7 @@ impl Stepper<'_> {
     /// What credit and loss need to know of the groups: what was seen while they were drawn, and the reference policy's
     /// log-probs, which take passes of their own.
     fn observe(&self, groups: &[Group]) -> Result<Vec<Seen>> {
-        let needs = self.algorithm.needs();
-        let mut seen = groups.iter().map(|group| self.seen(group, &needs)).collect::<Result<Vec<_>>>()?;
+        let mut seen = groups.iter().map(|group| self.seen(group)).collect::<Result<Vec<_>>>()?;
         if let Some(reference) = self.reference {
             for (seen, logprobs) in seen.iter_mut().zip(self.logprobs(reference, groups)?) {
                 seen.ref_logprobs = Some(logprobs);
@@ -180,16 +179,15 @@ impl Stepper<'_> {
         Ok(seen)
     }
 
-    fn seen(&self, group: &Group, needs: &Needs) -> Result<Seen> {
+    fn seen(&self, group: &Group) -> Result<Seen> {
         let rollout = &group.rollout;
-        let observes_frames = needs.frame_attention.is_some() || group.example.knows_event();
-        let frame_attention = rollout.frame_attention.as_ref().filter(|_| observes_frames);
-        let distributions = rollout.hidden.as_ref().filter(|_| needs.distributions);
         Ok(Seen {
             ref_logprobs: None,
-            frame_attention: frame_attention.map(mean_over_layers).transpose()?,
+            frame_attention: rollout.frame_attention.as_ref().map(mean_over_layers).transpose()?,
             entropy: rollout.entropy.as_ref().map(array2).transpose()?,
-            distributions: distributions
+            distributions: rollout
+                .hidden
+                .as_ref()
                 .map(|hidden| GroupDistributions::new(hidden, group.completions.mask(), &self.head(self.policy))),
         })
     }

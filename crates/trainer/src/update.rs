@@ -158,14 +158,9 @@ impl Pass<'_> {
         let cut = cut(self.parts, group);
         let pass = self.stepper.policy.training_pass(&segments(&cut), self.stepper.config.optim.recompute)?;
         let head = self.stepper.head(self.stepper.policy);
-        let hidden = pass.hidden();
-        let ids = Tensor::cat(&cut.iter().map(|(_, completions)| completions.tokens()).collect::<Vec<_>>(), 0);
-        let scores = head.score(&hidden, &ids);
-
-        let counts: Vec<i64> = cut.iter().map(|(_, completions)| completions.lengths().iter().sum()).collect();
-        let split = |x: &Tensor| x.split_with_sizes(&counts, 0).into_iter();
+        let scores = pass.score(&head);
         let (mut at_logprobs, mut at_entropy) = (Vec::new(), Vec::new());
-        let scored = split(&scores.logprobs).zip(split(&scores.entropy));
+        let scored = pass.split(&scores.logprobs).into_iter().zip(pass.split(&scores.entropy));
         for ((part, (_, completions)), (logprobs, entropy)) in self.parts.iter().zip(&cut).zip(scored) {
             let gradients = self.loss(part, completions, &TokenScores { logprobs, entropy }, total);
             let id = &self.work.groups[part.group].example.example.id;
@@ -175,7 +170,7 @@ impl Pass<'_> {
         }
         let entropy = (!at_entropy.is_empty()).then(|| Tensor::cat(&at_entropy, 0));
         let gradients = ScoreGradients { logprobs: Tensor::cat(&at_logprobs, 0), entropy };
-        pass.backward(&head.backward(&hidden, &ids, &gradients));
+        pass.backward(&head, &gradients);
         Ok(())
     }
 

@@ -159,19 +159,12 @@ impl AdamW {
         let divisor = if clip > 0.0 && norm > clip { norm / clip } else { 1.0 };
         self.steps += 1;
         let (matrices, others): (Vec<_>, Vec<_>) = self.slots.iter().partition(|slot| slot.first.dim() > 1);
-        let mut options = fused::Options {
-            lr,
-            beta1: self.options.betas[0],
-            beta2: self.options.betas[1],
-            weight_decay: self.options.weight_decay,
-            eps: self.options.eps,
-        };
-        for bucket in buckets(&matrices) {
-            self.step_bucket(bucket, divisor, options)?;
-        }
-        options.weight_decay = 0.0;
-        for bucket in buckets(&others) {
-            self.step_bucket(bucket, divisor, options)?;
+        let [beta1, beta2] = self.options.betas;
+        for (slots, weight_decay) in [(matrices, self.options.weight_decay), (others, 0.0)] {
+            let options = fused::Options { lr, beta1, beta2, weight_decay, eps: self.options.eps };
+            for bucket in buckets(&slots) {
+                self.step_bucket(bucket, divisor, options)?;
+            }
         }
         self.zero_grad();
         Ok(norm)

@@ -28,8 +28,8 @@ pub enum AttentionMode {
 pub(crate) struct Attended {
     pub(crate) out: Tensor, // [N, H, E]
     pub(crate) lse: Tensor, // [N, H] f32, log-sum-exp of each row's scaled scores
-    /// Frame attention of every group that was probed, `[R, F]` each, mean over heads.
-    pub(crate) frames: Vec<Tensor>,
+    /// Frame attention of each group's probed rows, `[R, F]`, mean over heads; `None` where there was no probe.
+    pub(crate) frames: Vec<Option<Tensor>>,
 }
 
 /// Attention of one layer. `q`: `[N, H, E]`, `k`, `v`: `[N, K, E]`; a probe for each group, or none at all.
@@ -42,12 +42,12 @@ pub(crate) fn attend(mode: AttentionMode, pack: &Pack, qkv: [&Tensor; 3], probes
         let (out, lse) = match mode {
             AttentionMode::Fused => {
                 let (out, lse) = fused_group(group, [&q, &k, &v]);
-                frames.extend(probe.map(|probe| frame_mass(&q, &k, &lse, probe)));
+                frames.push(probe.map(|probe| frame_mass(&q, &k, &lse, probe)));
                 (out, lse)
             }
             AttentionMode::Eager => {
                 let (out, lse, mass) = eager_group(group, [&q, &k, &v], probe);
-                frames.extend(mass);
+                frames.push(mass);
                 (out, lse)
             }
         };

@@ -85,10 +85,18 @@ impl Layer {
 /// What a packed pass reports beside its hidden states.
 #[derive(Debug, Default)]
 pub(crate) struct Taps {
-    /// Frame attention of the last `frame_layers` layers: of every probed group `[R, F]`.
-    pub(crate) frame_attention: Vec<Vec<Tensor>>,
+    /// Frame attention of the last `frame_layers` layers, of each group's probed rows: `[R, F]`.
+    pub(crate) frame_attention: Vec<Vec<Option<Tensor>>>,
     /// Rotated keys and values of every layer, each `[N, K, E]`.
     pub(crate) keys_values: Vec<[Tensor; 2]>,
+}
+
+impl Taps {
+    /// Frame attention of one group, `[L, R, F]`; `None` if it was not probed.
+    pub(crate) fn frames_of(&self, group: usize) -> Option<Tensor> {
+        let layers: Vec<_> = self.frame_attention.iter().filter_map(|groups| groups[group].as_ref()).collect();
+        (!layers.is_empty()).then(|| Tensor::stack(&layers, 0))
+    }
 }
 
 /// What to report.

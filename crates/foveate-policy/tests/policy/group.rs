@@ -103,14 +103,10 @@ fn add(model: &Vlm, parts: &[(&Encoded, Batch)], way: Way<'_>, fixed: Option<f64
         parts.iter().zip(&completions).map(|((prompt, _), completions)| Segment { prompt, completions }).collect();
     let pass = model.training_pass(&segments, way.recompute).unwrap();
     let head = model.head(0.9);
-    let hidden = pass.hidden();
-    let ids = Tensor::cat(&completions.iter().map(Completions::tokens).collect::<Vec<_>>(), 0);
-    let scores = head.score(&hidden, &ids);
-    let counts: Vec<i64> = completions.iter().map(|c| c.lengths().iter().sum()).collect();
-    let split = |x: &Tensor| x.split_with_sizes(&counts, 0);
+    let scores = pass.score(&head);
     let (mut at_logprobs, mut at_entropy) = (Vec::new(), Vec::new());
     let mut loss = 0.0;
-    let scored = split(&scores.logprobs).into_iter().zip(split(&scores.entropy));
+    let scored = pass.split(&scores.logprobs).into_iter().zip(pass.split(&scores.entropy));
     for (((_, batch), completions), (logprobs, entropy)) in parts.iter().zip(&completions).zip(scored) {
         let [logprobs, entropy] = [logprobs, entropy].map(|x| completions.padded(&x).set_requires_grad(true));
         let base = fixed.map_or_else(|| logprobs.detach(), |value| Tensor::full_like(&logprobs, value));
@@ -134,7 +130,7 @@ fn add(model: &Vlm, parts: &[(&Encoded, Batch)], way: Way<'_>, fixed: Option<f64
     }
     let gradients =
         ScoreGradients { logprobs: Tensor::cat(&at_logprobs, 0), entropy: Some(Tensor::cat(&at_entropy, 0)) };
-    pass.backward(&head.backward(&hidden, &ids, &gradients));
+    pass.backward(&head, &gradients);
     loss
 }
 

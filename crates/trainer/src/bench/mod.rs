@@ -147,7 +147,7 @@ fn measure(
     let policy = Vlm::random(&folder.0, &options, 0)?;
     drop(folder); // now, so that a run that is stopped leaves nothing
     let update = Update { pass_tokens: args.pass_tokens, recompute: args.recompute, precision: args.precision };
-    let mut work = Work::new(policy, shape, update);
+    let mut work = Work::new(policy, shape, update)?;
     let mut measured = Vec::new();
     for mode in modes {
         work.run(*mode)?;

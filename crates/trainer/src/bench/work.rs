@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::Result;
-use foveate_algo::{ClipRange, Layers, Objective, Ratio, Reduction, WeightSide};
+use foveate_algo::{Algorithm, Layers, Objective, grpo};
 use foveate_policy::{
     AdamW, AdamWOptions, Completions, Encoded, GroupSeed, Observe, Prompt, Rollout, SamplingParams, ScoreGradients,
     Segment, SurrogateInputs, Trainable, Vlm, surrogate_loss,
@@ -25,6 +25,7 @@ pub(super) struct Work {
     groups: Vec<Group>,
     sampling: SamplingParams,
     update: Update,
+    objective: Objective,
     round: u64,
 }
 
@@ -41,14 +42,18 @@ impl Work {
         if modes.contains(&Mode::Update) { Trainable::All } else { Trainable::Nothing }
     }
 
-    /// The shape's inputs for this model.
-    pub(super) fn new(policy: Vlm, shape: &Shape, update: Update) -> Self {
+    /// The shape's inputs for this model; the update is GRPO's without a reference policy, as the peer's is.
+    ///
+    /// # Errors
+    /// If GRPO refuses its settings.
+    pub(super) fn new(policy: Vlm, shape: &Shape, update: Update) -> Result<Self> {
         let device = policy.device();
         let group = |index: usize| Group {
             completions: Completions::new(&shape.completions(index as u64), device),
             advantages: Tensor::randn([shape.group_size as i64], (Kind::Float, device)),
         };
-        Self {
+        Ok(Self {
+            objective: grpo::Grpo::new(grpo::Settings { beta: 0.0, ..grpo::Settings::default() })?.objective(),
             optimizer: AdamW::new(
                 policy.parameters(),
                 AdamWOptions { precision: update.precision, ..AdamWOptions::default() },
@@ -67,7 +72,7 @@ impl Work {
             update,
             round: 0,
             policy,
-        }
+        })
     }
 
     /// Parameters of the model.
@@ -127,23 +132,20 @@ impl Work {
         let sizes: Vec<_> = groups.iter().map(|(prompt, group)| Sizes::of(prompt, &group.completions)).collect();
         for pass in passes(sizes.iter().enumerate(), self.update.pass_tokens) {
             let parts = cut(&pass, |index| (groups[index].0, &groups[index].1.completions));
-            let ids = Tensor::cat(&parts.iter().map(|(_, completions)| completions.tokens()).collect::<Vec<_>>(), 0);
-            let ((pass_, hidden, scores), seconds) = self.timed(|| {
-                let pass = self.policy.training_pass(&segments(&parts), self.update.recompute)?;
-                let hidden = pass.hidden();
-                let scores = head.score(&hidden, &ids);
-                Ok((pass, hidden, scores))
+            let ((under_way, scores), seconds) = self.timed(|| {
+                let under_way = self.policy.training_pass(&segments(&parts), self.update.recompute)?;
+                let scores = under_way.score(&head);
+                Ok((under_way, scores))
             })?;
             forward += seconds;
             let ((), seconds) = self.timed(|| {
-                let counts: Vec<i64> = parts.iter().map(|(_, own)| own.lengths().iter().sum()).collect();
-                let logprobs = scores.logprobs.split_with_sizes(&counts, 0);
+                let logprobs = under_way.split(&scores.logprobs);
                 let gradients = pass.iter().zip(&parts).zip(&logprobs).map(|((part, (_, own)), logprobs)| {
                     let advantages = self.groups[part.group].advantages.narrow(0, part.start, part.count);
-                    gradient(logprobs, own, &advantages, self.groups.len())
+                    gradient(&self.objective, logprobs, own, &advantages, self.groups.len())
                 });
                 let logprobs = Tensor::cat(&gradients.collect::<Vec<_>>(), 0);
-                pass_.backward(&head.backward(&hidden, &ids, &ScoreGradients { logprobs, entropy: None }));
+                under_way.backward(&head, &ScoreGradients { logprobs, entropy: None });
                 self.optimizer.accumulate();
                 Ok(())
             })?;
@@ -176,20 +178,16 @@ impl Work {
 }
 
 /// Gradient of the clipped surrogate, mean over all tokens of the step, at the log-probs `[R]` of some completions.
-fn gradient(logprobs: &Tensor, completions: &Completions, advantages: &Tensor, groups: usize) -> Tensor {
-    let objective = Objective {
-        clip: Some(ClipRange { low: 0.2, high: 0.2 }),
-        ratio: Ratio::Token,
-        reduction: Reduction::SequenceMean,
-        mask_truncated: false,
-        mask_zero_std: false,
-        kl_coef: 0.0,
-        entropy_coef: 0.0,
-        weights: WeightSide::OnSurrogate,
-    };
+fn gradient(
+    objective: &Objective,
+    logprobs: &Tensor,
+    completions: &Completions,
+    advantages: &Tensor,
+    groups: usize,
+) -> Tensor {
     let logprobs = completions.padded(logprobs).set_requires_grad(true);
     let surrogate = surrogate_loss(&SurrogateInputs {
-        objective: &objective,
+        objective,
         logprobs: &logprobs,
         old_logprobs: &logprobs.detach(),
         ref_logprobs: None,

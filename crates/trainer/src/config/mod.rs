@@ -68,15 +68,16 @@ impl Config {
     /// Whether accuracies measured under both configurations may be compared: the same questions, put and judged alike.
     pub fn evaluates_like(&self, other: &Self) -> bool {
         let (a, b) = (&self.data, &other.data);
-        let tokens = |config: &Self| match config.eval.max_new_tokens {
-            0 => config.rollout.max_new_tokens,
-            tokens => tokens,
-        };
         self.eval.protocol() == other.eval.protocol()
-            && tokens(self) == tokens(other)
+            && self.eval_tokens() == other.eval_tokens()
             && (&a.test, &a.prompt, &a.system, a.time_scale) == (&b.test, &b.prompt, &b.system, b.time_scale)
             && (&a.frames, &a.pixels) == (&b.frames, &b.pixels)
             && self.reward == other.reward
+    }
+
+    /// Most tokens of an answer in an evaluation.
+    pub fn eval_tokens(&self) -> usize {
+        if self.eval.max_new_tokens == 0 { self.rollout.max_new_tokens } else { self.eval.max_new_tokens }
     }
 
     /// The algorithm's name.

@@ -1,6 +1,7 @@
 //! Values out of their range, found before anything is loaded.
 
 use anyhow::{Context, Result};
+use foveate_policy::MIN_TEMPERATURE;
 use foveate_reward::Rubric;
 
 use super::{Config, FramesTable, PixelsTable, SamplingMode};
@@ -57,10 +58,10 @@ fn at_most(key: &str, value: usize, high: usize) -> Result<()> {
 }
 
 fn temperature(key: &str, value: f64) -> Result<()> {
-    if value == 0.0 || (0.01..f64::MAX).contains(&value) {
+    if value == 0.0 || (MIN_TEMPERATURE..f64::MAX).contains(&value) {
         return Ok(());
     }
-    Err(user_error(format!("{key} must be 0 (greedy) or at least 0.01, found {value}")))
+    Err(user_error(format!("{key} must be 0 (greedy) or at least {MIN_TEMPERATURE}, found {value}")))
 }
 
 fn within(key: &str, value: f64, low: f64, high: f64) -> Result<()> {

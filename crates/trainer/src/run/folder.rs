@@ -116,11 +116,11 @@ impl RunFolder {
     pub fn save_checkpoint(&self, step: u64, keep: usize, write: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
         let target = self.checkpoints().join(format!("step-{step}"));
         let partial = self.checkpoints().join(format!(".step-{step}.partial"));
-        remove_if_there(&partial)?;
+        remove_folder_if_there(&partial)?;
         fs_err::create_dir_all(&partial)?;
         write(&partial).with_context(|| format!("checkpoint of step {step}"))?;
         sync(&partial)?;
-        remove_if_there(&target)?;
+        remove_folder_if_there(&target)?;
         fs_err::rename(&partial, &target)?;
         self.prune(keep)?;
         Ok(target)
@@ -160,7 +160,7 @@ impl RunFolder {
         for (step, path) in complete.into_iter().take(surplus) {
             // Renamed first: a checkpoint half removed must not look complete.
             let doomed = self.checkpoints().join(format!(".step-{step}.removed"));
-            remove_if_there(&doomed)?;
+            remove_folder_if_there(&doomed)?;
             fs_err::rename(path, &doomed)?;
             fs_err::remove_dir_all(&doomed)?;
         }
@@ -168,7 +168,7 @@ impl RunFolder {
     }
 }
 
-fn remove_if_there(folder: &Path) -> Result<()> {
+fn remove_folder_if_there(folder: &Path) -> Result<()> {
     if folder.exists() {
         fs_err::remove_dir_all(folder)?;
     }

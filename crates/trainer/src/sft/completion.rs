@@ -50,14 +50,11 @@ impl Objective for Completion {
         for parts in passes(sizes.iter().enumerate(), self.pass_tokens) {
             let parts = cut(&parts, |index| (&pairs[index].0, &pairs[index].1));
             let pass = policy.training_pass(&segments(&parts), self.recompute)?;
-            let hidden = pass.hidden();
-            let ids = parts.iter().map(|(_, target)| target.tokens());
-            let ids = Tensor::cat(&ids.collect::<Vec<_>>(), 0);
-            let scores = head.score(&hidden, &ids);
+            let scores = pass.score(&head);
             loss -= scores.logprobs.sum(Kind::Double).double_value(&[]);
-            right += head.likeliest(&hidden).eq_tensor(&ids).sum(Kind::Double).double_value(&[]);
+            right += head.likeliest(&pass.hidden()).eq_tensor(pass.tokens()).sum(Kind::Double).double_value(&[]);
             let gradient = Tensor::full_like(&scores.logprobs, -1.0 / tokens);
-            pass.backward(&head.backward(&hidden, &ids, &ScoreGradients { logprobs: gradient, entropy: None }));
+            pass.backward(&head, &ScoreGradients { logprobs: gradient, entropy: None });
             optimizer.accumulate();
         }
         Ok(Learnt { loss: loss / tokens, accuracy: right / tokens })

@@ -191,7 +191,7 @@ impl<'a> Run<'a> {
         let steps = self.config.run.steps;
         if self.state.step < steps {
             // Of a run that had fewer steps.
-            remove_if_there(&self.folder.evaluation(AFTER))?;
+            remove_file_if_there(&self.folder.evaluation(AFTER))?;
         }
         if self.state.step > 0 {
             tracing::info!("going on after step {} of {steps}", self.state.step);
@@ -283,7 +283,7 @@ impl<'a> Run<'a> {
     }
 }
 
-fn remove_if_there(file: &Path) -> Result<()> {
+fn remove_file_if_there(file: &Path) -> Result<()> {
     if file.exists() {
         fs_err::remove_file(file)?;
     }
