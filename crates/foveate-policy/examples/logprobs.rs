@@ -8,8 +8,8 @@ use std::{env, error::Error, fs::File, io::Write, path::Path, sync::Arc};
 
 use foveate_algo::Layers;
 use foveate_policy::{
-    Completions, GroupSeed, LoadOptions, Media, ModelConfig, Observe, Prompt, SamplingParams, Segment, Trainable, Vlm,
-    runtime,
+    Completions, Draw, GroupSeed, LoadOptions, Media, ModelConfig, Observe, Prompt, SamplingParams, Segment, Trainable,
+    Vlm, runtime,
 };
 use foveate_video::{Grid, Patches};
 use ndarray::Array2;
@@ -45,7 +45,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     let prompt = model.encode(&prompt(model.config()))?;
     println!("prompt: {} tokens, {} of them of {} frames", prompt.tokens(), prompt.video_tokens(), prompt.frames());
     let params = SamplingParams {
-        completions: 3,
         max_new_tokens: 5,
         temperature: 1.0,
         top_p: 1.0,
@@ -54,7 +53,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         observe: Observe::default(),
     };
     let seed = GroupSeed { seed: 42, step: 0, group: 0 };
-    let rollout = model.rollout(&[&prompt], &params, &[seed], &[2])?.remove(0);
+    let group = Draw { prompt: &prompt, completions: 3, seed };
+    let rollout = model.rollout(&[group], &params, &[2])?.remove(0);
 
     // Teacher forcing: the same completions in one pass, packed behind the prompt.
     let completions = Completions::new(&rollout.ids, model.device());

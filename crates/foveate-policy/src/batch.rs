@@ -3,26 +3,59 @@
 //! Completions that have ended leave and waiting groups join only in between tokens, when a plan says that it is worth
 //! moving the others' keys and values. What happens depends on tokens alone, never on time.
 
+use std::ops::Range;
+
 use tch::{Kind, Tensor};
 
 use crate::{
-    input::Encoded,
     qwen::{
         cache::{Cache, Member, Sizes},
         rope::Rope,
     },
+    sample::Draw,
 };
 
 /// Tokens between two looks at who has ended. A look at a GPU's memory waits for all that was asked of the GPU.
 const LOOK_EVERY_CUDA: i64 = 16;
 
+/// Which completions, counted over all groups, are whose.
+#[derive(Debug, Clone)]
+pub(crate) struct Layout {
+    firsts: Vec<usize>, // of each group, and the number of all
+    widest: usize,
+}
+
+impl Layout {
+    pub(crate) fn new(draws: &[Draw<'_>]) -> Self {
+        let mut firsts = vec![0];
+        firsts.extend(draws.iter().scan(0, |sum, draw| {
+            *sum += draw.completions;
+            Some(*sum)
+        }));
+        Self { firsts, widest: draws.iter().map(|draw| draw.completions).max().unwrap_or(0) }
+    }
+
+    /// A group's completions.
+    pub(crate) fn of(&self, group: usize) -> Range<usize> {
+        self.firsts[group]..self.firsts[group + 1]
+    }
+
+    /// Number of groups.
+    pub(crate) fn groups(&self) -> usize {
+        self.firsts.len() - 1
+    }
+
+    /// Number of all completions, which also stands for none of them.
+    pub(crate) fn completions(&self) -> usize {
+        self.firsts[self.groups()]
+    }
+}
+
 /// What bounds a batch.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) struct Limits {
-    /// Groups of the rollout.
-    pub(crate) groups: usize,
-    /// Completions of each.
-    pub(crate) completions: usize,
+    /// The rollout's groups.
+    pub(crate) layout: Layout,
     /// Tokens of a completion.
     pub(crate) length: usize,
     /// Rows that decode together, a single group's aside; 0 for all.
@@ -53,7 +86,7 @@ pub(crate) struct Join {
 pub(crate) struct Plan {
     /// Groups that stay, each with its old place and the rows there that have not ended.
     staying: Vec<(usize, Vec<usize>)>,
-    joining: std::ops::Range<usize>,
+    joining: Range<usize>,
     rows: usize,
 }
 
@@ -102,6 +135,11 @@ impl Batch {
         self.seats.is_empty()
     }
 
+    /// Rows of every seat.
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
     /// What is to change before the next token; `None` if that is nothing, or not worth its cost.
     pub(crate) fn plan(&mut self) -> Option<Plan> {
         let used = self.cache.used();
@@ -115,8 +153,9 @@ impl Batch {
         let mut rows = staying.iter().map(|(_, rows)| rows.len()).max().unwrap_or(0);
         let mut seats = staying.len();
         let mut next = self.waiting;
-        while next < self.limits.groups && self.has_room(seats + 1) {
-            (seats, next, rows) = (seats + 1, next + 1, self.limits.completions);
+        while next < self.limits.layout.groups() && self.has_room(seats + 1) {
+            rows = rows.max(self.limits.layout.of(next).len());
+            (seats, next) = (seats + 1, next + 1);
         }
         if seats == 0 {
             self.seats.clear();
@@ -129,7 +168,7 @@ impl Batch {
     }
 
     fn has_room(&self, seats: usize) -> bool {
-        seats == 1 || self.limits.rows == 0 || seats * self.limits.completions <= self.limits.rows
+        seats == 1 || self.limits.rows == 0 || seats * self.limits.layout.widest <= self.limits.rows
     }
 
     /// Seats and rows of the completions that go on.
@@ -146,7 +185,7 @@ impl Batch {
     }
 
     /// The batch that `plan` describes, its joining groups still without prompts and tokens.
-    pub(crate) fn regrouped(self, plan: &Plan, prompts: &[&Encoded], rope: impl Fn(&Tensor) -> Rope) -> Self {
+    pub(crate) fn regrouped(self, plan: &Plan, draws: &[Draw<'_>], rope: impl Fn(&Tensor) -> Rope) -> Self {
         let used = self.cache.used();
         let dropped = plan.staying.iter().map(|(seat, _)| self.seats[*seat].start).min().unwrap_or(used);
         let (mut seats, mut members, mut kept) = (Vec::new(), Vec::new(), Vec::new());
@@ -159,20 +198,20 @@ impl Batch {
             let rows = (0..plan.rows).map(|row| rows.get(row).and_then(|row| seat.rows[*row])).collect();
             members.push(Member {
                 from: Some((*index as i64, picked)),
-                prompt: prompts[seat.group].tokens() as i64,
+                prompt: draws[seat.group].prompt.tokens() as i64,
                 start,
             });
             seats.push(Seat { group: seat.group, rows, start });
         }
         for group in plan.joining.clone() {
             let start = used - dropped;
-            let first = group * self.limits.completions;
-            let rows = (first..first + self.limits.completions).map(Some).collect();
-            members.push(Member { from: None, prompt: prompts[group].tokens() as i64, start });
+            let own = self.limits.layout.of(group);
+            let rows = own.map(Some).chain(std::iter::repeat(None)).take(plan.rows).collect();
+            members.push(Member { from: None, prompt: draws[group].prompt.tokens() as i64, start });
             seats.push(Seat { group, rows, start });
         }
         let kept = Tensor::from_slice(&kept).to_device(self.sizes.device);
-        let rope = rope(&self.positions(&seats, prompts));
+        let rope = rope(&self.positions(&seats, draws));
         Self {
             tokens: self.tokens.index_select(0, &kept),
             ended: self.ended.index_select(0, &kept),
@@ -187,20 +226,23 @@ impl Batch {
     }
 
     /// Positions of every column of every seat on the three axes, `[3, T * N]`.
-    fn positions(&self, seats: &[Seat], prompts: &[&Encoded]) -> Tensor {
-        let of = |column: i64| seats.iter().map(move |seat| prompts[seat.group].next_position + column - seat.start);
+    fn positions(&self, seats: &[Seat], draws: &[Draw<'_>]) -> Tensor {
+        let of =
+            |column: i64| seats.iter().map(move |seat| draws[seat.group].prompt.next_position + column - seat.start);
         let positions: Vec<i64> = (0..self.sizes.columns).flat_map(of).collect();
         let count = positions.len() as i64;
         Tensor::from_slice(&positions).to_device(self.sizes.device).unsqueeze(0).expand([3, count], false)
     }
 
     fn all_places(&self, seats: &[Seat]) -> Tensor {
-        let (length, nobody) = (self.limits.length as i64, self.limits.groups * self.limits.completions);
-        let first = seats
-            .iter()
-            .flat_map(|seat| seat.rows.iter().map(move |row| row.unwrap_or(nobody) as i64 * length + 1 - seat.start));
+        let first = seats.iter().flat_map(|seat| seat.rows.iter().map(move |row| self.place(*row) + 1 - seat.start));
         let first = Tensor::from_slice(&first.collect::<Vec<_>>()).to_device(self.sizes.device);
         first.unsqueeze(0) + Tensor::arange(self.sizes.columns, (Kind::Int64, self.sizes.device)).unsqueeze(1)
+    }
+
+    /// Where a completion's records begin.
+    fn place(&self, completion: Option<usize>) -> i64 {
+        (completion.unwrap_or(self.limits.layout.completions()) * self.limits.length) as i64
     }
 
     /// Where the records of the tokens go that the newest column predicts, `[B]`.
@@ -210,9 +252,8 @@ impl Batch {
 
     /// Where the records of the first tokens of those who join go.
     pub(crate) fn first_places(&self, joins: &[Join]) -> Tensor {
-        let (length, count) = (self.limits.length, self.limits.completions);
         let places =
-            joins.iter().flat_map(|join| (0..count).map(move |row| ((join.group * count + row) * length) as i64));
+            joins.iter().flat_map(|join| self.seats[join.seat as usize].rows.iter().map(|row| self.place(*row)));
         Tensor::from_slice(&places.collect::<Vec<_>>()).to_device(self.sizes.device)
     }
 

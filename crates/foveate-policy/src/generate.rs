@@ -4,13 +4,13 @@ use tch::{Kind, Tensor, no_grad};
 
 use crate::{
     PolicyError,
-    batch::{Batch, Join, Limits},
+    batch::{Batch, Join, Layout, Limits},
     head::Head,
     input::Encoded,
     model::Vlm,
     qwen::{cache::Sizes, decode::Decoder, frames::FrameProbe, pack::Pack, text::Wanted},
     records::{Records, Seen},
-    sample::{GroupSeed, SamplingParams, sample, uniforms},
+    sample::{Draw, SamplingParams, sample, uniforms},
 };
 
 /// The completions drawn for one prompt, and what [`crate::Observe`] asked to keep of them. T is the longest completion
@@ -33,46 +33,45 @@ pub struct Rollout {
 }
 
 impl Vlm {
-    /// Draws `params.completions` completions for every prompt, each of which ends with the first id of `end` or at
+    /// Draws the completions of every group, each of which ends with the first id of `end` or at
     /// `params.max_new_tokens`. Each prompt is computed once and shared by its group. Groups decode together, as many
     /// as `params.max_rows` allows: completions that have ended leave, and the next group joins when there is room. A
     /// group's tokens depend on its own prompt and seed alone.
     ///
     /// # Errors
-    /// If parameters are out of range, seeds and prompts differ in number, or a prompt with its completion would be
-    /// longer than the model allows; [`PolicyError::NotFinite`] if the model's numbers are none.
+    /// If parameters are out of range, a group is to have no completion, or a prompt with its completion would be longer
+    /// than the model allows; [`PolicyError::NotFinite`] if the model's numbers are none.
     pub fn rollout(
         &self,
-        prompts: &[&Encoded],
+        draws: &[Draw<'_>],
         params: &SamplingParams,
-        seeds: &[GroupSeed],
         end: &[i64],
     ) -> Result<Vec<Rollout>, PolicyError> {
         params.check()?;
         let longest = self.config().text.max_position_embeddings as usize;
-        if prompts.len() != seeds.len() {
-            let found = format!("{} prompts with {} seeds", prompts.len(), seeds.len());
-            return Err(PolicyError::Prompt(found));
+        if draws.iter().any(|draw| draw.completions == 0) {
+            return Err(PolicyError::Prompt("expected at least one completion of every prompt".into()));
         }
-        if let Some(prompt) = prompts.iter().find(|p| p.tokens() + params.max_new_tokens > longest) {
+        if let Some(draw) = draws.iter().find(|draw| draw.prompt.tokens() + params.max_new_tokens > longest) {
             return Err(PolicyError::Prompt(format!(
                 "{} tokens and a completion of {} are longer than the model's {longest}",
-                prompt.tokens(),
+                draw.prompt.tokens(),
                 params.max_new_tokens
             )));
         }
-        if prompts.is_empty() {
+        if draws.is_empty() {
             return Ok(Vec::new());
         }
-        no_grad(|| Generation::new(self, prompts, params, seeds, end).run(end))
+        no_grad(|| Generation::new(self, draws, params, end).run(end))
     }
 }
 
 /// A rollout under way.
 struct Generation<'a> {
     model: &'a Vlm,
-    prompts: &'a [&'a Encoded],
+    draws: &'a [Draw<'a>],
     params: &'a SamplingParams,
+    layout: Layout,
     head: Head,
     decoder: Decoder<'a>,
     sizes: Sizes,
@@ -90,13 +89,7 @@ struct Prefilled {
 }
 
 impl<'a> Generation<'a> {
-    fn new(
-        model: &'a Vlm,
-        prompts: &'a [&'a Encoded],
-        params: &'a SamplingParams,
-        seeds: &[GroupSeed],
-        end: &[i64],
-    ) -> Self {
+    fn new(model: &'a Vlm, draws: &'a [Draw<'a>], params: &'a SamplingParams, end: &[i64]) -> Self {
         let (text, device) = (&model.config().text, model.device());
         let sizes = Sizes {
             layers: text.num_hidden_layers as usize,
@@ -107,40 +100,38 @@ impl<'a> Generation<'a> {
             // The last token of a completion is never an input.
             columns: (params.max_new_tokens as i64 - 1).max(1),
             seen_layers: params.observe.frame_layers.map_or(0, |layers| model.text.count(layers)),
-            frames: prompts.iter().map(|prompt| prompt.frames).max().unwrap_or(0),
+            frames: draws.iter().map(|draw| draw.prompt.frames).max().unwrap_or(0),
             kind: model.text.head().kind(),
             device,
         };
         let in_vocabulary: Vec<i64> = end.iter().copied().filter(|id| (0..text.vocab_size).contains(id)).collect();
         let ends = Tensor::zeros([text.vocab_size], (Kind::Bool, device));
+        let layout = Layout::new(draws);
         Self {
             ends: ends.index_fill(0, &Tensor::from_slice(&in_vocabulary).to_device(device), 1),
             head: model.head(params.temperature),
             decoder: Decoder::new(&model.text),
-            uniforms: uniforms(seeds, params, device),
-            records: Records::new(&sizes, [prompts.len(), params.completions, params.max_new_tokens], params.observe),
+            uniforms: uniforms(draws, params.max_new_tokens, device),
+            records: Records::new(&sizes, layout.clone(), params.max_new_tokens, params.observe),
+            layout,
             model,
-            prompts,
+            draws,
             params,
             sizes,
         }
     }
 
     fn run(mut self, end: &[i64]) -> Result<Vec<Rollout>, PolicyError> {
-        let limits = Limits {
-            groups: self.prompts.len(),
-            completions: self.params.completions,
-            length: self.params.max_new_tokens,
-            rows: self.params.max_rows,
-        };
+        let limits =
+            Limits { layout: self.layout.clone(), length: self.params.max_new_tokens, rows: self.params.max_rows };
         let mut batch = Batch::new(self.sizes, limits);
         loop {
             while let Some(plan) = batch.plan() {
-                batch = batch.regrouped(&plan, self.prompts, |positions| self.model.rope(positions));
+                batch = batch.regrouped(&plan, self.draws, |positions| self.model.rope(positions));
                 self.join(&mut batch, &plan.joins());
             }
             if batch.is_empty() {
-                return finite(self.records.rollouts(self.prompts, end));
+                return finite(self.records.rollouts(self.draws, end));
             }
             let hidden = self.decoder.decode_one_token(&batch.tokens, &mut batch.cache);
             let frame_attention = batch.cache.seen();
@@ -154,11 +145,11 @@ impl<'a> Generation<'a> {
         if joins.is_empty() {
             return;
         }
-        let (completions, layers) = (self.params.completions as i64, self.sizes.seen_layers as i64);
+        let (rows, layers) = (batch.rows() as i64, self.sizes.seen_layers as i64);
         let mut hidden = Vec::new();
         let mut frames = Vec::new();
         for join in joins {
-            let prefilled = self.prefill(self.prompts[join.group]);
+            let prefilled = self.prefill(self.draws[join.group].prompt);
             batch.cache.fill(join.seat, &prefilled.keys_values, prefilled.probe.as_ref());
             hidden.push(prefilled.hidden);
             let own = prefilled
@@ -167,8 +158,8 @@ impl<'a> Generation<'a> {
             let missing = self.sizes.frames - own.size()[1];
             frames.push(own.constant_pad_nd([0, missing]));
         }
-        let hidden = Tensor::stack(&hidden, 0).repeat_interleave_self_int(completions, 0, None);
-        let frames = Tensor::stack(&frames, 1).repeat_interleave_self_int(completions, 1, None); // [L, rows, F]
+        let hidden = Tensor::stack(&hidden, 0).repeat_interleave_self_int(rows, 0, None);
+        let frames = Tensor::stack(&frames, 1).repeat_interleave_self_int(rows, 1, None); // [L, rows, F]
         let tokens = self.draw(hidden, Some(frames), &batch.first_places(joins));
         batch.join(tokens, &self.ends);
     }

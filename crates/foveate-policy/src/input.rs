@@ -55,12 +55,13 @@ pub struct Encoded {
     pub(crate) ids: Tensor,              // [P] i64
     pub(crate) positions: Tensor,        // [3, P] i64
     pub(crate) next_position: i64,       // of the first completion token
-    pub(crate) pads: Tensor,             // [C'] i64, rows of all media tokens
+    pub(crate) pads: Tensor,             // [C'] i64, rows of all media tokens, ascending
     pub(crate) media: Vec<Media>,        // kept where features are not
     pub(crate) features: Option<Tensor>, // [C', D]
     pub(crate) video_rows: Vec<i64>,     // rows of the video tokens
     pub(crate) video_frames: Vec<i64>,   // the frame of each, counted over all videos of the prompt
     pub(crate) frames: i64,
+    pub(crate) videos: Vec<usize>, // frames of each
 }
 
 impl Encoded {
@@ -72,6 +73,11 @@ impl Encoded {
     /// Frames (temporal grids) of the prompt's videos; images do not count.
     pub fn frames(&self) -> usize {
         self.frames as usize
+    }
+
+    /// Frames of each of the prompt's videos.
+    pub fn videos(&self) -> &[usize] {
+        &self.videos
     }
 
     /// Video tokens of the prompt.

@@ -165,12 +165,13 @@ impl Vlm {
         let video_rows: Vec<i64> =
             (0..).zip(&prompt.ids).filter(|(_, id)| **id == config.video_token_id).map(|(row, _)| row).collect();
         let mut video_frames = Vec::with_capacity(video_rows.len());
-        let mut frames = 0;
+        let (mut frames, mut videos) = (0, Vec::new());
         for medium in &prompt.media {
             if let Media::Video(_) = medium {
                 let (t, h, w) = rope::merged_grid(config, medium);
                 video_frames.extend((0..t * h * w).map(|index| frames + (index / (h * w)) as i64));
                 frames += t as i64;
+                videos.push(t);
             }
         }
         let device = self.device();
@@ -186,6 +187,7 @@ impl Vlm {
             video_rows,
             video_frames,
             frames,
+            videos,
         })
     }
 

@@ -2,14 +2,19 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::{generate::Rollout, input::Encoded, qwen::cache::Sizes, sample::Observe};
+use crate::{
+    batch::Layout,
+    generate::Rollout,
+    qwen::cache::Sizes,
+    sample::{Draw, Observe},
+};
 
 /// Places are numbered row by row: `completion * T + t`, completions of all groups in order, T the longest allowed. One
 /// row more takes what rows write that stand for no completion.
 #[derive(Debug)]
 pub(crate) struct Records {
-    completions: usize, // of a group
-    length: usize,      // T
+    layout: Layout,
+    length: usize, // T
     seen_layers: i64,
     ids: Tensor,                     // [places]
     logprobs: Tensor,                // [places]
@@ -30,12 +35,12 @@ pub(crate) struct Seen<'a> {
 }
 
 impl Records {
-    pub(crate) fn new(sizes: &Sizes, [groups, completions, length]: [usize; 3], observe: Observe) -> Self {
-        let places = ((groups * completions + 1) * length) as i64;
+    pub(crate) fn new(sizes: &Sizes, layout: Layout, length: usize, observe: Observe) -> Self {
+        let places = ((layout.completions() + 1) * length) as i64;
         let zeros = |shape: &[i64], kind| Tensor::zeros(shape, (kind, sizes.device));
         let layers = sizes.seen_layers as i64;
         Self {
-            completions,
+            layout,
             length,
             seen_layers: layers,
             ids: zeros(&[places], Kind::Int64),
@@ -63,11 +68,11 @@ impl Records {
     }
 
     /// The completions of every group, each cut after the first id of `end`.
-    pub(crate) fn rollouts(&self, prompts: &[&Encoded], end: &[i64]) -> Vec<Rollout> {
+    pub(crate) fn rollouts(&self, draws: &[Draw<'_>], end: &[i64]) -> Vec<Rollout> {
         let ids: Vec<i64> = on_host(&self.ids);
         let logprobs: Vec<f32> = on_host(&self.logprobs);
-        let one = |(group, prompt): (usize, &&Encoded)| {
-            let rows = (0..self.completions).map(|row| (group * self.completions + row) * self.length);
+        let one = |(group, draw): (usize, &Draw<'_>)| {
+            let rows = self.layout.of(group).map(|completion| completion * self.length);
             let ended: Vec<_> = rows
                 .clone()
                 .map(|first| ids[first..][..self.length].iter().position(|id| end.contains(id)).map(|last| last + 1))
@@ -78,7 +83,7 @@ impl Records {
                 ids: spans.iter().map(|span| ids[span.clone()].to_vec()).collect(),
                 logprobs: spans.iter().map(|span| logprobs[span.clone()].to_vec()).collect(),
                 truncated: ended.iter().map(Option::is_none).collect(),
-                frame_attention: self.observe.frame_layers.map(|_| self.frames_of(group, &lengths, prompt.frames)),
+                frame_attention: self.observe.frame_layers.map(|_| self.frames_of(group, &lengths, draw.prompt.frames)),
                 hidden: self.hidden.as_ref().map(|x| self.cut(&x.unsqueeze(0), group, &lengths).squeeze_dim(0)),
                 entropy: self
                     .entropy
@@ -86,7 +91,7 @@ impl Records {
                     .map(|x| self.cut(&x.view([1, -1, 1]), group, &lengths).squeeze_dim(0).squeeze_dim(-1)),
             }
         };
-        prompts.iter().enumerate().map(one).collect()
+        draws.iter().enumerate().map(one).collect()
     }
 
     fn frames_of(&self, group: usize, lengths: &[usize], frames: i64) -> Tensor {
@@ -104,7 +109,7 @@ impl Records {
     fn cut(&self, x: &Tensor, group: usize, lengths: &[usize]) -> Tensor {
         let (count, length) = (lengths.len() as i64, self.length as i64);
         let longest = lengths.iter().copied().max().unwrap_or(0) as i64;
-        let own = x.narrow(1, (group * self.completions) as i64 * length, count * length);
+        let own = x.narrow(1, self.layout.of(group).start as i64 * length, count * length);
         let own = own.unflatten(1, [count, length]).narrow(2, 0, longest);
         let lengths: Vec<i64> = lengths.iter().map(|length| *length as i64).collect();
         let lengths = Tensor::from_slice(&lengths).to_device(x.device()).unsqueeze(1);

@@ -5,7 +5,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
 
-use crate::PolicyError;
+use crate::{PolicyError, input::Encoded};
 
 /// What is kept of generation beside its tokens; nothing by default. All of it comes from numbers that generation forms
 /// anyway.
@@ -25,8 +25,6 @@ pub const MIN_TEMPERATURE: f64 = 0.01;
 /// How completions are drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SamplingParams {
-    /// Completions per prompt, G.
-    pub completions: usize,
     /// Longest completion in tokens; one that reaches it without an end-of-sequence token is truncated.
     pub max_new_tokens: usize,
     /// Softmax temperature; 0 takes the likeliest token.
@@ -43,25 +41,16 @@ pub struct SamplingParams {
 }
 
 impl SamplingParams {
-    /// Greedy decoding of one completion.
+    /// Greedy decoding.
     pub fn greedy(max_new_tokens: usize) -> Self {
-        Self {
-            completions: 1,
-            max_new_tokens,
-            temperature: 0.0,
-            top_p: 1.0,
-            top_k: 0,
-            max_rows: 0,
-            observe: Observe::default(),
-        }
+        Self { max_new_tokens, temperature: 0.0, top_p: 1.0, top_k: 0, max_rows: 0, observe: Observe::default() }
     }
 
     pub(crate) fn check(&self) -> Result<(), PolicyError> {
         let wrong =
             |what, expected: &str, found: String| PolicyError::Setting { what, expected: expected.into(), found };
-        if self.completions == 0 || self.max_new_tokens == 0 {
-            let found = format!("{} completions of {} tokens", self.completions, self.max_new_tokens);
-            return Err(wrong("completions, max_new_tokens", "at least 1 each", found));
+        if self.max_new_tokens == 0 {
+            return Err(wrong("max_new_tokens", "at least 1", "0".into()));
         }
         if self.temperature != 0.0 && !(MIN_TEMPERATURE..f64::MAX).contains(&self.temperature) {
             let expected = format!("0 or a number of at least {MIN_TEMPERATURE}");
@@ -72,6 +61,17 @@ impl SamplingParams {
         }
         Ok(())
     }
+}
+
+/// A group to draw.
+#[derive(Debug, Clone, Copy)]
+pub struct Draw<'a> {
+    /// What its completions answer.
+    pub prompt: &'a Encoded,
+    /// Completions, G; at least one.
+    pub completions: usize,
+    /// Its random stream.
+    pub seed: GroupSeed,
 }
 
 /// Names the random stream of a group: the run's seed, the step and the group within it.
@@ -98,10 +98,9 @@ impl GroupSeed {
 }
 
 /// Uniform numbers of all rows, `[(B + 1) * T]`; rows are the groups' completions in order, and one that is none.
-pub(crate) fn uniforms(seeds: &[GroupSeed], params: &SamplingParams, device: Device) -> Tensor {
-    let rows =
-        seeds.iter().flat_map(|seed| (0..params.completions as u64).map(|c| seed.uniforms(c, params.max_new_tokens)));
-    let numbers: Vec<f32> = rows.flatten().chain(std::iter::repeat_n(0.0, params.max_new_tokens)).collect();
+pub(crate) fn uniforms(draws: &[Draw<'_>], length: usize, device: Device) -> Tensor {
+    let rows = draws.iter().flat_map(|draw| (0..draw.completions as u64).map(|c| draw.seed.uniforms(c, length)));
+    let numbers: Vec<f32> = rows.flatten().chain(std::iter::repeat_n(0.0, length)).collect();
     Tensor::from_slice(&numbers).to_device(device)
 }
 
@@ -160,15 +159,7 @@ mod tests {
     use super::*;
 
     fn params(temperature: f64, top_p: f64, top_k: usize) -> SamplingParams {
-        SamplingParams {
-            completions: 2,
-            max_new_tokens: 4,
-            temperature,
-            top_p,
-            top_k,
-            max_rows: 0,
-            observe: Observe::default(),
-        }
+        SamplingParams { max_new_tokens: 4, temperature, top_p, top_k, max_rows: 0, observe: Observe::default() }
     }
 
     fn draw(probabilities: &[f32], uniform: f32, params: &SamplingParams) -> i64 {

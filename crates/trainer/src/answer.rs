@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use anyhow::Result;
-use foveate_policy::{Encoded, GroupSeed, Observe, Rollout, SamplingParams, TextProcessor, Vlm};
+use foveate_policy::{Draw, GroupSeed, Observe, Rollout, SamplingParams, TextProcessor, Vlm};
 use foveate_reward::{Answer, Rubric};
 
 use crate::{
@@ -74,7 +74,6 @@ impl Examinee<'_> {
     fn answer_batch(&self, first: u64, examples: &[Prepared]) -> Result<Vec<Item>> {
         let eval = &self.config.eval;
         let params = SamplingParams {
-            completions: 1,
             max_new_tokens: self.config.eval_tokens(),
             temperature: eval.temperature,
             top_p: eval.top_p,
@@ -83,12 +82,13 @@ impl Examinee<'_> {
             observe: Observe::default(),
         };
         let seed = self.config.run.seed;
-        let seeds: Vec<_> =
-            (0..examples.len() as u64).map(|i| GroupSeed { seed, step: EVAL_STEP, group: first + i }).collect();
         let encoded =
             examples.iter().map(|sample| self.policy.encode(&sample.prompt)).collect::<Result<Vec<_>, _>>()?;
-        let prompts: Vec<&Encoded> = encoded.iter().collect();
-        let rollouts = self.policy.rollout(&prompts, &params, &seeds, self.text.eos_ids())?;
+        let draws: Vec<_> = (first..)
+            .zip(&encoded)
+            .map(|(group, prompt)| Draw { prompt, completions: 1, seed: GroupSeed { seed, step: EVAL_STEP, group } })
+            .collect();
+        let rollouts = self.policy.rollout(&draws, &params, self.text.eos_ids())?;
         let item = |(sample, rollout): (&Prepared, &Rollout)| {
             let completion = self.text.decode(&rollout.ids[0])?;
             let reward = self.rubric.score(&Answer::new(&sample.example.answer), &completion);

@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use anyhow::{Context, Result, bail, ensure};
 use foveate_policy::{
-    LoadOptions, Media, Prompt, RowScores, SamplingParams, Trainable, Vlm, read_safetensors, runtime, write_safetensors,
+    Draw, GroupSeed, LoadOptions, Media, Prompt, RowScores, SamplingParams, Trainable, Vlm, read_safetensors, runtime,
+    write_safetensors,
 };
 use foveate_video::{Grid, Patches};
 use ndarray::Array2;
@@ -54,8 +55,9 @@ fn greedy(model: &Vlm, (sequence, chosen): &(Prompt, Vec<usize>), count: usize) 
     let end = chosen.first().copied().unwrap_or(sequence.ids.len());
     let prompt = Prompt { ids: sequence.ids[..end].to_vec(), media: sequence.media.clone() };
     let prompt = model.encode(&prompt).user()?;
-    let seed = foveate_policy::GroupSeed { seed: 0, step: 0, group: 0 };
-    let rollouts = model.rollout(&[&prompt], &SamplingParams::greedy(count), &[seed], &[])?;
+    let seed = GroupSeed { seed: 0, step: 0, group: 0 };
+    let rollouts =
+        model.rollout(&[Draw { prompt: &prompt, completions: 1, seed }], &SamplingParams::greedy(count), &[])?;
     let ids = rollouts.first().and_then(|group| group.ids.first()).context("no greedy completion")?;
     Ok(Tensor::from_slice(ids))
 }

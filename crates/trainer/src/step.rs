@@ -5,7 +5,8 @@ use std::{path::Path, time::Instant};
 use anyhow::{Context, Result};
 use foveate_algo::{Algorithm, Credit, GroupShape, Layers, Observations, ScoredGroup};
 use foveate_policy::{
-    Completions, Encoded, GroupDistributions, GroupSeed, Head, Observe, Rollout, SamplingParams, TextProcessor, Vlm,
+    Completions, Draw, Encoded, GroupDistributions, GroupSeed, Head, Observe, Rollout, SamplingParams, TextProcessor,
+    Vlm,
 };
 use foveate_reward::{Answer, Reward, Rubric};
 use ndarray::{Array1, Array2, Array3, ArrayD, Ix2, Ix3};
@@ -126,10 +127,16 @@ impl Stepper<'_> {
                 self.policy.encode(&example.prompt).with_context(|| format!("example {}", example.example.id))
             })
             .collect::<Result<Vec<_>>>()?;
-        let seeds: Vec<_> = (0..examples.len() as u64).map(|group| GroupSeed { seed, step, group }).collect();
-        let prompts: Vec<&Encoded> = encoded.iter().collect();
         let event = examples.iter().any(Prepared::knows_event).then_some(FRAME_LAYERS);
-        let rollouts = self.policy.rollout(&prompts, &self.sampling(event), &seeds, self.text.eos_ids())?;
+        let draws: Vec<_> = (0..)
+            .zip(&encoded)
+            .map(|(group, prompt)| Draw {
+                prompt,
+                completions: self.config.rollout.completions,
+                seed: GroupSeed { seed, step, group },
+            })
+            .collect();
+        let rollouts = self.policy.rollout(&draws, &self.sampling(event), self.text.eos_ids())?;
         let groups = examples.into_iter().zip(encoded).zip(rollouts).map(|((example, encoded), rollout)| Group {
             completions: Completions::new(&rollout.ids, self.policy.device()),
             example,
@@ -144,7 +151,6 @@ impl Stepper<'_> {
     fn sampling(&self, event: Option<Layers>) -> SamplingParams {
         let (rollout, needs) = (&self.config.rollout, self.algorithm.needs());
         SamplingParams {
-            completions: rollout.completions,
             max_new_tokens: rollout.max_new_tokens,
             temperature: rollout.temperature,
             top_p: rollout.top_p,

@@ -2,14 +2,16 @@
 
 use foveate_algo::Layers;
 use foveate_policy::{
-    AttentionMode, Completions, GroupSeed, LoadOptions, Prompt, SamplingParams, Segment, Trainable, Vlm,
+    AttentionMode, Completions, Draw, Encoded, GroupSeed, LoadOptions, Prompt, SamplingParams, Segment, Trainable, Vlm,
 };
 use tch::{Device, Kind, Tensor};
 
 use crate::common::{GOLDENS, Golden, Row, assert_close, floats};
 
 const MODES: [AttentionMode; 2] = [AttentionMode::Eager, AttentionMode::Fused];
-const SEED: GroupSeed = GroupSeed { seed: 0, step: 0, group: 0 };
+fn group(prompt: &Encoded, completions: usize) -> Draw<'_> {
+    Draw { prompt, completions, seed: GroupSeed { seed: 0, step: 0, group: 0 } }
+}
 
 fn options(attention: AttentionMode, kind: Kind) -> LoadOptions {
     LoadOptions { attention, kind, trainable: Trainable::Nothing, ..LoadOptions::default() }
@@ -82,7 +84,7 @@ fn greedy_tokens_equal_the_goldens_exactly() {
     each(|golden, model| {
         let expected = Vec::<i64>::try_from(&golden.expected["greedy_row0"]).unwrap();
         let prompt = model.encode(&split(&golden.rows[0]).0).unwrap();
-        let rollout = model.rollout(&[&prompt], &SamplingParams::greedy(expected.len()), &[SEED], &[]).unwrap();
+        let rollout = model.rollout(&[group(&prompt, 1)], &SamplingParams::greedy(expected.len()), &[]).unwrap();
         assert_eq!(rollout[0].ids, [expected]);
     });
 }
@@ -132,8 +134,8 @@ fn bf16_stays_near_the_goldens() {
                 );
             }
             let prompt = model.encode(&split(&golden.rows[0]).0).unwrap();
-            let params = SamplingParams { completions: 3, temperature: 1.0, ..SamplingParams::greedy(5) };
-            let rollout = model.rollout(&[&prompt], &params, &[SEED], &[]).unwrap();
+            let params = SamplingParams { temperature: 1.0, ..SamplingParams::greedy(5) };
+            let rollout = model.rollout(&[group(&prompt, 3)], &params, &[]).unwrap();
             assert!(rollout[0].logprobs.iter().flatten().all(|logprob| *logprob < 0.0));
         }
     }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where it fails; the lint spares only its #[test] functions")]
 
 mod common;
+mod counterfactual;
 mod directory;
 mod goldens;
 mod group;

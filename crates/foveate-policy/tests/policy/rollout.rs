@@ -2,8 +2,8 @@
 
 use foveate_algo::Layers;
 use foveate_policy::{
-    AttentionMode, Completions, Encoded, GroupSeed, LoadOptions, Observe, Prompt, Rollout, SamplingParams, Segment,
-    Trainable, Vlm,
+    AttentionMode, Completions, Draw, Encoded, GroupSeed, LoadOptions, Observe, Prompt, Rollout, SamplingParams,
+    Segment, Trainable, Vlm,
 };
 use proptest::prelude::*;
 use tch::{Device, Kind, Tensor, no_grad};
@@ -14,16 +14,8 @@ fn model(seed: i64) -> Vlm {
     random(&LoadOptions { trainable: Trainable::Nothing, ..LoadOptions::default() }, seed)
 }
 
-fn params(completions: usize, max_new_tokens: usize) -> SamplingParams {
-    SamplingParams {
-        completions,
-        max_new_tokens,
-        temperature: 0.9,
-        top_p: 1.0,
-        top_k: 0,
-        max_rows: 0,
-        observe: Observe::default(),
-    }
+fn params(max_new_tokens: usize) -> SamplingParams {
+    SamplingParams { max_new_tokens, temperature: 0.9, top_p: 1.0, top_k: 0, max_rows: 0, observe: Observe::default() }
 }
 
 fn seed(group: u64) -> GroupSeed {
@@ -52,8 +44,13 @@ fn mixed() -> [Prompt; 5] {
 /// Tokens that end a completion often enough that groups come and go.
 const ENDS: [i64; 4] = [END, 20, 21, 22];
 
-fn draw(model: &Vlm, prompts: &[&Encoded], params: &SamplingParams, seeds: &[GroupSeed]) -> Vec<Rollout> {
-    model.rollout(prompts, params, seeds, &[END]).unwrap()
+/// Group `group`: so many completions of its prompt.
+fn group(group: u64, prompt: &Encoded, completions: usize) -> Draw<'_> {
+    Draw { prompt, completions, seed: seed(group) }
+}
+
+fn draw(model: &Vlm, draws: &[Draw<'_>], params: &SamplingParams) -> Vec<Rollout> {
+    model.rollout(draws, params, &[END]).unwrap()
 }
 
 #[test]
@@ -61,8 +58,9 @@ fn the_samplers_log_probs_are_the_teacher_forced_ones() {
     let model = model(1);
     let encoded = prompts().map(|prompt| model.encode(&prompt).unwrap());
     for filter in [(1.0, 0), (0.8, 0), (1.0, 5)] {
-        let params = SamplingParams { top_p: filter.0, top_k: filter.1, ..params(4, 12) };
-        let rollouts = draw(&model, &[&encoded[0], &encoded[1], &encoded[2]], &params, &[seed(0), seed(1), seed(2)]);
+        let params = SamplingParams { top_p: filter.0, top_k: filter.1, ..params(12) };
+        let draws: Vec<_> = (0..).zip(&encoded).map(|(index, prompt)| group(index, prompt, 4)).collect();
+        let rollouts = draw(&model, &draws, &params);
         for (encoded, rollout) in encoded.iter().zip(&rollouts) {
             let completions = Completions::new(&rollout.ids, Device::Cpu);
             let segment = Segment { prompt: encoded, completions: &completions };
@@ -82,12 +80,12 @@ fn the_samplers_log_probs_are_the_teacher_forced_ones() {
 fn what_generation_observes_is_what_the_teacher_forced_pass_observes() {
     let model = model(9);
     let encoded = mixed().map(|prompt| model.encode(&prompt).unwrap());
-    let prompts: Vec<&Encoded> = encoded.iter().collect();
-    let seeds: Vec<_> = (0..prompts.len() as u64).map(seed).collect();
+    let draws: Vec<_> =
+        (0..).zip(&encoded).zip([4, 2, 4, 3, 4]).map(|((index, prompt), count)| group(index, prompt, count)).collect();
     for (max_rows, layers) in [(0, Layers::All), (1, Layers::All), (10, Layers::Last(1))] {
         let observe = Observe { frame_layers: Some(layers), hidden: true, entropy: true };
-        let params = SamplingParams { max_rows, observe, ..params(4, 12) };
-        let rollouts = model.rollout(&prompts, &params, &seeds, &ENDS).unwrap();
+        let params = SamplingParams { max_rows, observe, ..params(12) };
+        let rollouts = model.rollout(&draws, &params, &ENDS).unwrap();
         for (encoded, rollout) in encoded.iter().zip(&rollouts) {
             assert_observed(&model, encoded, rollout, layers);
         }
@@ -119,7 +117,7 @@ fn assert_observed(model: &Vlm, encoded: &Encoded, rollout: &Rollout, layers: La
 fn nothing_is_kept_that_is_not_asked_for() {
     let model = model(10);
     let encoded = model.encode(&plain_prompt(1)).unwrap();
-    let rollout = &draw(&model, &[&encoded], &params(2, 3), &[seed(0)])[0];
+    let rollout = &draw(&model, &[group(0, &encoded, 2)], &params(3))[0];
     assert!(rollout.frame_attention.is_none() && rollout.hidden.is_none() && rollout.entropy.is_none());
 }
 
@@ -128,16 +126,16 @@ fn a_groups_tokens_are_the_same_in_every_order_company_and_bound() {
     let model = model(11);
     let encoded = mixed().map(|prompt| model.encode(&prompt).unwrap());
     let observe = Observe { frame_layers: Some(Layers::All), hidden: true, entropy: true };
-    let params = |max_rows| SamplingParams { max_rows, observe, ..params(3, 20) };
-    let one =
-        |group: usize| model.rollout(&[&encoded[group]], &params(0), &[seed(group as u64)], &ENDS).unwrap().remove(0);
+    let params = |max_rows| SamplingParams { max_rows, observe, ..params(20) };
+    let counts = [3, 1, 4, 3, 2];
+    let own = |index: usize| group(index as u64, &encoded[index], counts[index]);
+    let one = |index: usize| model.rollout(&[own(index)], &params(0), &ENDS).unwrap().remove(0);
     let alone: Vec<Rollout> = (0..encoded.len()).map(one).collect();
     for (max_rows, order) in
         [(0, [0, 1, 2, 3, 4]), (0, [3, 1, 4, 0, 2]), (1, [4, 3, 2, 1, 0]), (6, [2, 0, 1, 4, 3]), (11, [1, 2, 3, 4, 0])]
     {
-        let prompts = order.map(|group| &encoded[group]);
-        let rollouts =
-            model.rollout(&prompts, &params(max_rows), &order.map(|group| seed(group as u64)), &ENDS).unwrap();
+        let draws = order.map(own);
+        let rollouts = model.rollout(&draws, &params(max_rows), &ENDS).unwrap();
         for (group, found) in order.into_iter().zip(&rollouts) {
             let expected = &alone[group];
             assert_eq!((&found.ids, &found.truncated), (&expected.ids, &expected.truncated), "group {group}");
@@ -151,7 +149,7 @@ fn a_groups_tokens_are_the_same_in_every_order_company_and_bound() {
                 assert_close("what is kept", &kept(found), &kept(expected), 1e-5);
             }
         }
-        let again = model.rollout(&prompts, &params(max_rows), &order.map(|group| seed(group as u64)), &ENDS).unwrap();
+        let again = model.rollout(&draws, &params(max_rows), &ENDS).unwrap();
         assert_eq!(again, rollouts, "the same bits");
     }
 }
@@ -160,17 +158,17 @@ fn a_groups_tokens_are_the_same_in_every_order_company_and_bound() {
 fn a_groups_completions_do_not_depend_on_the_rest_of_the_batch() {
     let model = model(2);
     let encoded = prompts().map(|prompt| model.encode(&prompt).unwrap());
-    let all = draw(&model, &[&encoded[0], &encoded[1], &encoded[2]], &params(3, 10), &[seed(0), seed(1), seed(2)]);
-    for (index, encoded) in encoded.iter().enumerate() {
-        let alone = draw(&model, &[encoded], &params(3, 10), &[seed(index as u64)]);
-        assert_eq!(alone[0].ids, all[index].ids);
-        assert_eq!(alone[0].truncated, all[index].truncated);
-        for (alone, together) in alone[0].logprobs.iter().zip(&all[index].logprobs) {
+    let own = |index: usize, count| group(index as u64, &encoded[index], count);
+    let all = draw(&model, &[own(0, 3), own(1, 3), own(2, 3)], &params(10));
+    for (index, together) in all.iter().enumerate() {
+        let alone = draw(&model, &[own(index, 3)], &params(10));
+        assert_eq!((&alone[0].ids, &alone[0].truncated), (&together.ids, &together.truncated));
+        for (alone, together) in alone[0].logprobs.iter().zip(&together.logprobs) {
             assert_close("log-probs", &Tensor::from_slice(alone), &Tensor::from_slice(together), 1e-5);
         }
         // Nor on how many completions its group has.
-        let fewer = draw(&model, &[encoded], &params(2, 10), &[seed(index as u64)]);
-        assert_eq!(fewer[0].ids, all[index].ids[..2]);
+        let fewer = draw(&model, &[own(index, 2)], &params(10));
+        assert_eq!(fewer[0].ids, together.ids[..2]);
     }
 }
 
@@ -178,7 +176,7 @@ fn a_groups_completions_do_not_depend_on_the_rest_of_the_batch() {
 fn the_same_seed_draws_the_same_and_another_something_else() {
     let model = model(3);
     let encoded = model.encode(&plain_prompt(1)).unwrap();
-    let one = |seed| draw(&model, &[&encoded], &params(4, 10), &[seed]);
+    let one = |seed| draw(&model, &[Draw { seed, ..group(0, &encoded, 4) }], &params(10));
     assert_eq!(one(seed(0)), one(seed(0)));
     let others = [seed(1), GroupSeed { step: 4, ..seed(0) }, GroupSeed { seed: 8, ..seed(0) }];
     assert!(others.iter().all(|other| one(*other)[0].ids != one(seed(0))[0].ids));
@@ -192,7 +190,7 @@ fn eager_and_fused_models_draw_the_same() {
         LoadOptions { attention: AttentionMode::Eager, trainable: Trainable::Nothing, ..LoadOptions::default() };
     let ids = [model(4), random(&eager, 4)].map(|model| {
         let encoded = model.encode(&plain_prompt(1)).unwrap();
-        draw(&model, &[&encoded], &params(4, 10), &[seed(0)]).remove(0).ids
+        draw(&model, &[group(0, &encoded, 3)], &params(10)).remove(0).ids
     });
     assert_eq!(ids[0], ids[1]);
 }
@@ -204,10 +202,10 @@ fn special_vision_tokens_are_never_drawn_however_likely() {
     no_grad(|| SPECIAL.iter().map(|id| head.get(*id).g_mul_scalar_(50.0)).for_each(drop));
     let sequence = plain_prompt(1);
     let encoded = model.encode(&sequence).unwrap();
-    let greedy = SamplingParams { temperature: 0.0, ..params(1, 40) };
-    let hot = SamplingParams { temperature: 3.0, ..params(16, 40) };
-    for params in [greedy, hot, SamplingParams { top_p: 0.9, top_k: 20, ..hot }] {
-        let rollouts = draw(&model, &[&encoded], &params, &[seed(0)]);
+    let greedy = SamplingParams { temperature: 0.0, ..params(40) };
+    let hot = SamplingParams { temperature: 3.0, ..params(40) };
+    for (count, params) in [(1, greedy), (16, hot), (16, SamplingParams { top_p: 0.9, top_k: 20, ..hot })] {
+        let rollouts = draw(&model, &[group(0, &encoded, count)], &params);
         assert!(rollouts[0].ids.iter().flatten().all(|id| !SPECIAL.contains(id) && (0..VOCABULARY).contains(id)));
     }
     // They would be: the plain distribution gives them most of the probability somewhere.
@@ -220,15 +218,15 @@ fn special_vision_tokens_are_never_drawn_however_likely() {
 fn requests_that_cannot_be_served_say_why() {
     let model = model(6);
     let encoded = model.encode(&plain_prompt(1)).unwrap();
-    let error = |params: SamplingParams, seeds: &[GroupSeed]| {
-        model.rollout(&[&encoded], &params, seeds, &[END]).unwrap_err().to_string()
+    let error = |params: SamplingParams, count| {
+        model.rollout(&[group(0, &encoded, count)], &params, &[END]).unwrap_err().to_string()
     };
-    assert!(error(params(1, 5), &[]).contains("1 prompts with 0 seeds"));
-    assert!(error(params(1, 512), &[seed(0)]).contains("longer than the model's 512"));
-    assert!(error(params(0, 5), &[seed(0)]).contains("at least 1 each"));
-    assert!(error(SamplingParams { temperature: f64::NAN, ..params(1, 5) }, &[seed(0)]).contains("temperature"));
-    assert!(error(SamplingParams { top_p: 0.0, ..params(1, 5) }, &[seed(0)]).contains("top_p"));
-    assert_eq!(model.rollout(&[], &params(1, 5), &[], &[END]).unwrap(), []);
+    assert!(error(params(5), 0).contains("at least one completion"));
+    assert!(error(params(512), 1).contains("longer than the model's 512"));
+    assert!(error(params(0), 1).contains("max_new_tokens"));
+    assert!(error(SamplingParams { temperature: f64::NAN, ..params(5) }, 1).contains("temperature"));
+    assert!(error(SamplingParams { top_p: 0.0, ..params(5) }, 1).contains("top_p"));
+    assert_eq!(model.rollout(&[], &params(5), &[END]).unwrap(), []);
 }
 
 proptest! {
@@ -236,11 +234,11 @@ proptest! {
 
     /// With a large share of the vocabulary ending a completion, many end early and some do not.
     #[test]
-    fn a_completion_ends_with_its_first_end_token_or_is_truncated(weights in 0..1000_i64, length in 1..7_usize, group in 0..100_u64) {
+    fn a_completion_ends_with_its_first_end_token_or_is_truncated(weights in 0..1000_i64, length in 1..7_usize, number in 0..100_u64) {
         let model = model(weights);
         let encoded = model.encode(&plain_prompt(1)).unwrap();
         let end: Vec<i64> = (20..26).collect();
-        let rollouts = model.rollout(&[&encoded], &params(6, length), &[seed(group)], &end).unwrap();
+        let rollouts = model.rollout(&[group(number, &encoded, 6)], &params(length), &end).unwrap();
         let rollout = &rollouts[0];
         prop_assert_eq!((rollout.ids.len(), rollout.logprobs.len(), rollout.truncated.len()), (6, 6, 6));
         for row in 0..6 {
@@ -259,6 +257,6 @@ fn a_model_that_gives_no_numbers_is_an_error_and_no_panic() {
     let broken = model.tensors().iter().find(|(name, _)| name == "model.norm.weight").unwrap();
     let _ = no_grad(|| broken.1.shallow_clone().fill_(f64::NAN));
     let encoded = model.encode(&plain_prompt(1)).unwrap();
-    let error = model.rollout(&[&encoded], &params(2, 3), &[seed(0)], &ENDS).unwrap_err().to_string();
+    let error = model.rollout(&[group(0, &encoded, 2)], &params(3), &ENDS).unwrap_err().to_string();
     assert!(error.contains("log-prob of a drawn token is not finite"), "{error}");
 }

@@ -5,8 +5,8 @@ use std::time::Instant;
 use anyhow::Result;
 use foveate_algo::{Algorithm, Layers, Objective, grpo};
 use foveate_policy::{
-    AdamW, AdamWOptions, Completions, Encoded, GroupSeed, Observe, Prompt, Rollout, SamplingParams, ScoreGradients,
-    Segment, SurrogateInputs, Trainable, Vlm, surrogate_loss,
+    AdamW, AdamWOptions, Completions, Draw, Encoded, GroupSeed, Observe, Prompt, Rollout, SamplingParams,
+    ScoreGradients, Segment, SurrogateInputs, Trainable, Vlm, surrogate_loss,
 };
 use tch::{Cuda, Device, Kind, Tensor};
 
@@ -23,6 +23,7 @@ pub(super) struct Work {
     optimizer: AdamW,
     prompts: Vec<Prompt>,
     groups: Vec<Group>,
+    group_size: usize,
     sampling: SamplingParams,
     update: Update,
     objective: Objective,
@@ -60,8 +61,8 @@ impl Work {
             ),
             prompts: shape.prompts(),
             groups: (0..shape.groups).map(group).collect(),
+            group_size: shape.group_size,
             sampling: SamplingParams {
-                completions: shape.group_size,
                 max_new_tokens: shape.completion_tokens,
                 temperature: 1.0,
                 top_p: 1.0,
@@ -117,10 +118,13 @@ impl Work {
     }
 
     fn draw(&self, prompts: &[Encoded], sampling: &SamplingParams) -> Result<Vec<Rollout>> {
-        let prompts: Vec<&Encoded> = prompts.iter().collect();
-        let seeds: Vec<_> =
-            (0..prompts.len() as u64).map(|group| GroupSeed { seed: 0, step: self.round, group }).collect();
-        Ok(self.policy.rollout(&prompts, sampling, &seeds, &[])?) // nothing ends a completion before R tokens
+        let group = |(group, prompt)| Draw {
+            prompt,
+            completions: self.group_size,
+            seed: GroupSeed { seed: 0, step: self.round, group },
+        };
+        let draws: Vec<_> = (0..).zip(prompts).map(group).collect();
+        Ok(self.policy.rollout(&draws, sampling, &[])?) // nothing ends a completion before R tokens
     }
 
     /// Forward and backward passes over all groups, vision tower included, and one step of AdamW.
