@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use anyhow::Result;
-use foveate_algo::Layers;
+use foveate_algo::{Layers, MediaKind};
 use foveate_policy::{Segment, write_safetensors};
 use ndarray::Array1;
 use tch::{Kind, Tensor, no_grad};
@@ -33,7 +33,7 @@ impl Stepper<'_> {
 
     fn recorded(&self, group: &Group, scores: &Scores, seen: &Seen) -> Result<BTreeMap<&'static str, Tensor>> {
         let completions = &group.completions;
-        let layers = self.algorithm.needs().frame_attention.unwrap_or(LAYERS);
+        let layers = self.algorithm.needs(MediaKind::Video).frame_attention.unwrap_or(LAYERS);
         let segment = Segment { prompt: &group.encoded, completions };
         let forward = self.policy.forward(&[segment], Some(layers))?.remove(0);
         let head = self.policy.head(self.config.rollout.temperature);

@@ -3,7 +3,7 @@
 use std::{path::Path, time::Instant};
 
 use anyhow::{Context, Result};
-use foveate_algo::{Algorithm, Credit, GroupShape, Layers, Needs, Observations, ScoredGroup};
+use foveate_algo::{Algorithm, Credit, GroupShape, Layers, MediaKind, Needs, Observations, ScoredGroup};
 use foveate_policy::{
     Completions, Encoded, GroupDistributions, GroupSeed, Head, Observe, Rollout, SamplingParams, TextProcessor, Vlm,
 };
@@ -142,7 +142,7 @@ impl Stepper<'_> {
     /// How completions are drawn, and what of them is seen meanwhile: what the algorithm needs, and attention to the
     /// event in the layers `event`.
     fn sampling(&self, event: Option<Layers>) -> SamplingParams {
-        let (rollout, needs) = (&self.config.rollout, self.algorithm.needs());
+        let (rollout, needs) = (&self.config.rollout, self.algorithm.needs(MediaKind::Video));
         SamplingParams {
             completions: rollout.completions,
             max_new_tokens: rollout.max_new_tokens,
@@ -170,7 +170,7 @@ impl Stepper<'_> {
     /// What credit and loss need to know of the groups: what was seen while they were drawn, and the reference policy's
     /// log-probs, which take passes of their own.
     fn observe(&self, groups: &[Group]) -> Result<Vec<Seen>> {
-        let needs = self.algorithm.needs();
+        let needs = self.algorithm.needs(MediaKind::Video);
         let mut seen = groups.iter().map(|group| self.seen(group, &needs)).collect::<Result<Vec<_>>>()?;
         if let Some(reference) = self.reference {
             for (seen, logprobs) in seen.iter_mut().zip(self.logprobs(reference, groups)?) {
@@ -217,6 +217,7 @@ impl Stepper<'_> {
                 frame_attention: seen.frame_attention.clone(),
                 distributions: seen.distributions.as_ref().map(|d| d as _),
                 entropy: seen.entropy.clone(),
+                ..Observations::default()
             };
             Ok(self.algorithm.credit(&scores.group, &observations)?)
         };
@@ -243,6 +244,7 @@ fn score_rollout(text: &TextProcessor, rubric: &Rubric, group: &Group) -> Result
             accuracy: rewards.iter().map(|reward| reward.accuracy).collect(),
             mask: Array2::from_shape_fn((texts.len(), longest), |(i, t)| t < rollout.ids[i].len()),
             truncated: Array1::from_vec(rollout.truncated.clone()),
+            media: MediaKind::Video,
         },
         texts,
         rewards,
