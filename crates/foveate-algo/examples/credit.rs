@@ -1,7 +1,7 @@
 //! The credit that APPO gives to a small group written by hand. Run with `cargo run -p foveate-algo --example credit`.
 
 use foveate_algo::{
-    AlgoError, Algorithm, Observations, RecordedDistributions, ScoredGroup,
+    AlgoError, Algorithm, MediaKind, Observations, RecordedDistributions, ScoredGroup,
     appo::{Appo, Settings},
 };
 use ndarray::{Array3, array, s};
@@ -22,6 +22,7 @@ fn main() -> Result<(), AlgoError> {
         accuracy: array![1.0, 1.0, 0.0, 0.0],
         mask: ndarray::Array2::from_shape_fn((completions, width), |(i, t)| t < length(i)),
         truncated: array![false, false, false, false],
+        media: MediaKind::Video,
     };
     // The right completions look at the last frame when they say "stops" and "late", the wrong ones at the first.
     let mut attention = Array3::from_elem((completions, width, frames), 0.05);

@@ -10,129 +10,48 @@ use std::collections::BTreeSet;
 use ndarray::{Array1, Array2, Array3, ArrayD, ArrayView1, ArrayView2, Axis, Zip, arr0, concatenate, s};
 use serde::{Deserialize, Serialize};
 
-use crate::config::{expect_clip, expect_some, expect_within};
+use crate::config::{expect_some, expect_within};
 use crate::group::expect_shape;
+use crate::settings::settings;
 use crate::{
-    AlgoError, Algorithm, ClipRange, Credit, Divergence, Layers, Needs, Objective, Observations, Ratio, Reduction,
-    ScoredGroup, TokenMeanOver, Variant, WeightSide, advantages, normalized,
+    AlgoError, Algorithm, Credit, Divergence, Layers, MediaKind, Needs, Objective, Observations, Reduction,
+    ScoredGroup, TokenMeanOver, Variant, normalized,
 };
 
 /// The name that `--algo` takes.
 pub const NAME: &str = "appo";
 
-/// Settings of APPO. The numbers are the paper's for Qwen2.5-VL (section 4.1).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(from = "Given")]
-pub struct Settings {
-    /// Which reading fills the settings left open: `divergence`, `order`, `k3`, `fallback_all`. It alone decides which
-    /// completions count as right: accuracy of at least 0.5 (paper) or above 0 (released).
-    pub variant: Variant,
-    /// Which frames are crucial (supplement, table D). Paper: soft.
-    pub selection: Selection,
-    /// Whether soft selection takes the frames of the wrong completions if none is right. Paper: false; released: true.
-    pub fallback_all: bool,
-    /// Tokens that a completion's attention to a frame is averaged over. Paper: 15.
-    pub k1: usize,
-    /// Frames of each completion. Paper: 3.
-    pub k2: usize,
-    /// Perception tokens of each completion for each crucial frame. Paper: 64; released: 30.
-    pub k3: usize,
-    /// Most that is added to a perception token's weight. Supplement: 0.7.
-    pub alpha: f32,
-    /// How disagreement is measured. Paper: kl; released: log-k3.
-    pub divergence: Divergence,
-    /// What puts perception tokens of different completions side by side. Paper: attention; released: text.
-    pub order: RankOrder,
-    /// Layers that the frame attention is averaged over. Paper: last:3.
-    pub layers: Layers,
-    /// The ratio is clipped below `1 - clip_low`. Paper: 0.2.
-    pub clip_low: f32,
-    /// The ratio is clipped above `1 + clip_high`. Paper: 0.28.
-    pub clip_high: f32,
-    /// Whether a group with equal rewards leaves the mean over groups; its loss is 0 either way. Paper: false.
-    pub mask_zero_std: bool,
-    /// Whether truncated completions are left out of the loss; their rewards count in the baseline. Paper: false.
-    pub mask_truncated: bool,
-    /// The tokens that the mean runs over. Paper: group.
-    pub token_mean_over: TokenMeanOver,
-}
-
-/// A config's table: what the variant fills may be missing, the rest has one default.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Given {
-    variant: Option<Variant>,
-    selection: Option<Selection>,
-    fallback_all: Option<bool>,
-    k1: Option<usize>,
-    k2: Option<usize>,
-    k3: Option<usize>,
-    alpha: Option<f32>,
-    divergence: Option<Divergence>,
-    order: Option<RankOrder>,
-    layers: Option<Layers>,
-    clip_low: Option<f32>,
-    clip_high: Option<f32>,
-    mask_zero_std: Option<bool>,
-    mask_truncated: Option<bool>,
-    token_mean_over: Option<TokenMeanOver>,
-}
-
-impl From<Given> for Settings {
-    fn from(given: Given) -> Self {
-        let preset = Self::preset(given.variant.unwrap_or_default());
-        Self {
-            variant: preset.variant,
-            selection: given.selection.unwrap_or(preset.selection),
-            fallback_all: given.fallback_all.unwrap_or(preset.fallback_all),
-            k1: given.k1.unwrap_or(preset.k1),
-            k2: given.k2.unwrap_or(preset.k2),
-            k3: given.k3.unwrap_or(preset.k3),
-            alpha: given.alpha.unwrap_or(preset.alpha),
-            divergence: given.divergence.unwrap_or(preset.divergence),
-            order: given.order.unwrap_or(preset.order),
-            layers: given.layers.unwrap_or(preset.layers),
-            clip_low: given.clip_low.unwrap_or(preset.clip_low),
-            clip_high: given.clip_high.unwrap_or(preset.clip_high),
-            mask_zero_std: given.mask_zero_std.unwrap_or(preset.mask_zero_std),
-            mask_truncated: given.mask_truncated.unwrap_or(preset.mask_truncated),
-            token_mean_over: given.token_mean_over.unwrap_or(preset.token_mean_over),
-        }
-    }
-}
-
-impl Settings {
-    /// All settings as the paper or its released code has them.
-    pub fn preset(variant: Variant) -> Self {
-        let paper = Self {
-            variant,
-            selection: Selection::Soft,
-            fallback_all: false,
-            k1: 15,
-            k2: 3,
-            k3: 64,
-            alpha: 0.7,
-            divergence: Divergence::Kl,
-            order: RankOrder::Attention,
-            layers: Layers::Last(3),
-            clip_low: 0.2,
-            clip_high: 0.28,
-            mask_zero_std: false,
-            mask_truncated: false,
-            token_mean_over: TokenMeanOver::Group,
-        };
-        match variant {
-            Variant::Paper => paper,
-            Variant::Released => {
-                Self { fallback_all: true, k3: 30, divergence: Divergence::LogK3, order: RankOrder::Text, ..paper }
-            }
-        }
-    }
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self::preset(Variant::Paper)
+settings! {
+    /// Settings of APPO. The numbers are the paper's for Qwen2.5-VL (section 4.1).
+    Settings by variant {
+        /// Which reading fills the settings left open. It alone decides which completions count as right: accuracy of at
+        /// least 0.5 (paper) or above 0 (released).
+        variant;
+        /// Which frames are crucial (supplement, table D). Paper: soft.
+        selection: Selection = Selection::Soft;
+        /// Whether soft selection takes the frames of the wrong completions if none is right. Paper: false; released:
+        /// true.
+        fallback_all: bool = false, released true;
+        /// Tokens that a completion's attention to a frame is averaged over. Paper: 15.
+        k1: usize = 15;
+        /// Frames of each completion. Paper: 3.
+        k2: usize = 3;
+        /// Perception tokens of each completion for each crucial frame. Paper: 64; released: 30.
+        k3: usize = 64, released 30;
+        /// Most that is added to a perception token's weight. Supplement: 0.7.
+        alpha: f32 = 0.7;
+        /// How disagreement is measured. Paper: kl; released: log-k3.
+        divergence: Divergence = Divergence::Kl, released Divergence::LogK3;
+        /// What puts perception tokens of different completions side by side. Paper: attention; released: text.
+        order: RankOrder = RankOrder::Attention, released RankOrder::Text;
+        /// Layers that the frame attention is averaged over. Paper: last:3.
+        layers: Layers = Layers::Last(3);
+        /// The ratio is clipped below `1 - clip_low`. Paper: 0.2.
+        clip_low: f32 = 0.2;
+        /// The ratio is clipped above `1 + clip_high`. Paper: 0.28.
+        clip_high: f32 = 0.28;
+        /// The tokens that the mean runs over. Paper: group.
+        token_mean_over: TokenMeanOver = TokenMeanOver::Group;
     }
 }
 
@@ -174,7 +93,7 @@ impl Appo {
         expect_some("k2", settings.k2)?;
         expect_some("k3", settings.k3)?;
         expect_within("alpha", settings.alpha, f32::MAX, "a number of at least 0")?;
-        expect_clip(settings.clip_low, settings.clip_high)?;
+        settings.check_shared()?;
         Ok(Self { settings })
     }
 
@@ -272,21 +191,12 @@ impl Algorithm for Appo {
         NAME
     }
 
-    fn needs(&self) -> Needs {
+    fn needs(&self, _media: MediaKind) -> Needs {
         Needs { frame_attention: Some(self.settings.layers), distributions: true, ..Needs::default() }
     }
 
     fn objective(&self) -> Objective {
-        Objective {
-            clip: Some(ClipRange { low: self.settings.clip_low, high: self.settings.clip_high }),
-            ratio: Ratio::Token,
-            reduction: Reduction::TokenMean(self.settings.token_mean_over),
-            mask_truncated: self.settings.mask_truncated,
-            mask_zero_std: self.settings.mask_zero_std,
-            kl_coef: 0.0,
-            entropy_coef: 0.0,
-            weights: WeightSide::OnSurrogate,
-        }
+        Objective { reduction: Reduction::TokenMean(self.settings.token_mean_over), ..self.settings.shared_objective() }
     }
 
     fn credit(&self, group: &ScoredGroup, seen: &Observations) -> Result<Credit, AlgoError> {
@@ -315,13 +225,7 @@ impl Algorithm for Appo {
             ("frac_covered_by_k3", metric(covered as f32 / lengths.len() as f32)),
             ("token_weight_mean", metric((sum / lengths.iter().sum::<usize>() as f64) as f32)),
         ];
-        Ok(Credit {
-            rewards: group.rewards.clone(),
-            advantages: advantages(group.rewards.view()),
-            weights,
-            selected: perception.selected,
-            details,
-        })
+        Ok(Credit { weights, selected: perception.selected, details, ..Credit::plain(group)? })
     }
 }
 

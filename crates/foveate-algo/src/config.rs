@@ -4,59 +4,66 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{AlgoError, Algorithm, appo, grpo};
 
-/// The names of all algorithms, as `--algo` and `algo.name` take them.
-pub const NAMES: &[&str] = &[grpo::NAME, appo::NAME];
+/// Defines [`NAMES`] and [`AlgoConfig`]: module, type and doc of each algorithm.
+macro_rules! algorithms {
+    ($($(#[$doc:meta])* $module:ident::$name:ident,)*) => {
+        /// The names of all algorithms, as `algo.name` takes them.
+        pub const NAMES: &[&str] = &[$($module::NAME),*];
 
-/// An algorithm with all its settings; serialises as the `[algo]` table, `name` included, with every preset filled.
-///
-/// Deserialises from such a table, or with [`AlgoConfig::parse`] from one without `name`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "name", rename_all = "kebab-case")]
-pub enum AlgoConfig {
+        /// An algorithm with all its settings; serialises as the `[algo]` table, `name` included, with every preset
+        /// filled.
+        ///
+        /// Deserialises from such a table, or with [`AlgoConfig::parse`] from one without `name`.
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(tag = "name", rename_all = "kebab-case")]
+        pub enum AlgoConfig {
+            $($(#[$doc])* $name($module::Settings),)*
+        }
+
+        impl AlgoConfig {
+            /// The algorithm's name, one of [`NAMES`].
+            pub fn name(&self) -> &'static str {
+                match self {
+                    $(Self::$name(_) => $module::NAME,)*
+                }
+            }
+
+            /// The settings of algorithm `name` from a table without a `name` key.
+            ///
+            /// # Errors
+            /// The deserializer's own: an unknown algorithm (with the known ones), an unknown or ill-typed setting, or a
+            /// value out of range.
+            pub fn parse<'de, D: Deserializer<'de>>(name: &str, settings: D) -> Result<Self, D::Error> {
+                match name {
+                    $($module::NAME => $module::Settings::deserialize(settings).map(Self::$name),)*
+                    _ => Err(serde::de::Error::unknown_variant(name, NAMES)),
+                }
+            }
+
+            /// The algorithm that these settings describe.
+            ///
+            /// # Errors
+            /// If a setting lies outside its range.
+            pub fn algorithm(&self) -> Result<Box<dyn Algorithm>, AlgoError> {
+                Ok(match self {
+                    $(Self::$name(settings) => Box::new($module::$name::new(settings.clone())?),)*
+                })
+            }
+        }
+    };
+}
+
+algorithms! {
     /// Group-relative policy optimisation.
-    Grpo(grpo::Settings),
+    grpo::Grpo,
     /// Attention-guided perception policy optimisation.
-    Appo(appo::Settings),
+    appo::Appo,
 }
 
 impl Default for AlgoConfig {
     /// GRPO, which every other algorithm is measured against.
     fn default() -> Self {
         Self::Grpo(grpo::Settings::default())
-    }
-}
-
-impl AlgoConfig {
-    /// The algorithm's name, one of [`NAMES`].
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Grpo(_) => grpo::NAME,
-            Self::Appo(_) => appo::NAME,
-        }
-    }
-
-    /// The settings of algorithm `name` from a table without a `name` key.
-    ///
-    /// # Errors
-    /// The deserializer's own: an unknown algorithm (with the known ones), an unknown or ill-typed setting, or a value
-    /// out of range.
-    pub fn parse<'de, D: Deserializer<'de>>(name: &str, settings: D) -> Result<Self, D::Error> {
-        match name {
-            grpo::NAME => grpo::Settings::deserialize(settings).map(Self::Grpo),
-            appo::NAME => appo::Settings::deserialize(settings).map(Self::Appo),
-            _ => Err(serde::de::Error::unknown_variant(name, NAMES)),
-        }
-    }
-
-    /// The algorithm that these settings describe.
-    ///
-    /// # Errors
-    /// If a setting lies outside its range.
-    pub fn algorithm(&self) -> Result<Box<dyn Algorithm>, AlgoError> {
-        Ok(match self {
-            Self::Grpo(settings) => Box::new(grpo::Grpo::new(settings.clone())?),
-            Self::Appo(settings) => Box::new(appo::Appo::new(settings.clone())?),
-        })
     }
 }
 

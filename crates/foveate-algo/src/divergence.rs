@@ -1,10 +1,9 @@
 //! How much a group's token distributions differ at a position: TW-GRPO's and APPO's measure of information.
 
-use ndarray::{Array1, Array2, Array3, ArrayView1, ArrayView2};
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
 use serde::{Deserialize, Serialize};
 
-use crate::AlgoError;
-use crate::group::{expect_shape, lengths};
+use crate::{AlgoError, Counterfactual, Distance};
 
 /// Bound on a log-ratio in [`Divergence::LogK3`], as in the released code.
 const LOG_RATIO_BOUND: f64 = 11.0;
@@ -35,53 +34,21 @@ pub trait TokenDistributions {
     /// # Errors
     /// If `positions` has not one row per completion, or the distributions cannot be computed.
     fn divergence(&self, positions: ArrayView2<usize>, kind: Divergence) -> Result<Array1<f64>, AlgoError>;
-}
 
-/// Distributions given as logits in memory, in f64: for recorded groups, and to check faster keepers against.
-#[derive(Debug, Clone)]
-pub struct RecordedDistributions {
-    logits: Array3<f32>,
-    lengths: Vec<usize>,
-}
-
-impl RecordedDistributions {
-    /// From the logits `[G, T, V]` that predict each token and the completion mask `[G, T]`. Temperature is the
-    /// caller's: these are the logits of the distribution that was sampled from.
+    /// How far each token's distribution moves when its video is changed, `[G, T]`: the distance from what it was to what
+    /// it is under the counterfactual; 0 on padding. In f64, to be rounded once.
     ///
     /// # Errors
-    /// If the shapes disagree, a completion has no token, or its mask has a hole.
-    pub fn new(logits: Array3<f32>, mask: &Array2<bool>) -> Result<Self, AlgoError> {
-        let (completions, tokens, vocabulary) = logits.dim();
-        let (rows, columns) = mask.dim();
-        expect_shape("logits", &[rows, columns, vocabulary], &[completions, tokens, vocabulary])?;
-        Ok(Self { lengths: lengths(mask)?, logits })
-    }
-
-    /// Log-probs over the vocabulary, `[V]`.
-    fn log_probs(&self, completion: usize, position: usize) -> Array1<f64> {
-        let vocabulary = self.logits.dim().2;
-        if position >= self.lengths[completion] {
-            return Array1::from_elem(vocabulary, -(vocabulary as f64).ln());
-        }
-        let logits = self.logits.slice(ndarray::s![completion, position, ..]).mapv(f64::from);
-        let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let log_sum = largest + logits.mapv(|logit| (logit - largest).exp()).sum().ln();
-        logits - log_sum
-    }
+    /// If the distributions were made without the counterfactual, or cannot be computed; [`Distance::LogProb`] is no
+    /// distance of distributions.
+    fn distance(&self, under: Counterfactual, kind: Distance) -> Result<Array2<f32>, AlgoError>;
 }
 
-impl TokenDistributions for RecordedDistributions {
-    fn divergence(&self, positions: ArrayView2<usize>, kind: Divergence) -> Result<Array1<f64>, AlgoError> {
-        expect_shape("positions", &[self.lengths.len(), positions.ncols()], positions.shape())?;
-        let at_rank = |ranked: ArrayView1<usize>| {
-            let log_probs: Vec<_> =
-                ranked.iter().enumerate().map(|(completion, position)| self.log_probs(completion, *position)).collect();
-            match kind {
-                Divergence::Kl => kl_to_mean(&log_probs),
-                Divergence::LogK3 => k3_to_log_mean(&log_probs),
-            }
-        };
-        Ok(positions.columns().into_iter().map(at_rank).collect())
+/// Of a group's log-probs at one position, `[V]` each.
+pub(crate) fn divergence_of(log_probs: &[Array1<f64>], kind: Divergence) -> f64 {
+    match kind {
+        Divergence::Kl => kl_to_mean(log_probs),
+        Divergence::LogK3 => k3_to_log_mean(log_probs),
     }
 }
 
@@ -140,61 +107,6 @@ pub fn normalized(divergence: ArrayView1<f64>) -> Result<Array1<f32>, AlgoError>
 mod tests {
     use super::*;
     use ndarray::array;
-
-    fn recorded(logits: Array3<f32>) -> RecordedDistributions {
-        let (completions, tokens, _) = logits.dim();
-        RecordedDistributions::new(logits, &Array2::from_elem((completions, tokens), true)).unwrap()
-    }
-
-    #[test]
-    fn two_opposite_coins_diverge_by_two_ln_two() {
-        let coins = recorded(array![[[60.0, 0.0]], [[0.0, 60.0]]]);
-        let found = coins.divergence(array![[0], [0]].view(), Divergence::Kl).unwrap();
-        assert!((found[0] - 2.0 * std::f64::consts::LN_2).abs() < 1e-6, "{found}");
-    }
-
-    #[test]
-    fn log_k3_of_two_distributions_is_their_cosh() {
-        // Log-probs differ by +-2h: d = -+h, so sum_v cosh(h_v) - 1 each.
-        let (a, b) = ((0.8_f64 / 0.2).ln(), (0.4_f64 / 0.6).ln());
-        let pair = recorded(array![[[a as f32, 0.0]], [[b as f32, 0.0]]]);
-        let found = pair.divergence(array![[0], [0]].view(), Divergence::LogK3).unwrap();
-        let half = |p: f64, q: f64| ((p.ln() - q.ln()) / 2.0).cosh() - 1.0;
-        assert!((found[0] - half(0.8, 0.4) - half(0.2, 0.6)).abs() < 1e-6, "{found}");
-    }
-
-    #[test]
-    fn a_position_past_the_end_is_uniform_whatever_stands_there() {
-        let mask = array![[true, true], [true, false]];
-        let logits = array![[[0.0, 0.0], [1.0, 0.0]], [[0.0, 0.0], [f32::NAN, f32::NAN]]];
-        let group = RecordedDistributions::new(logits, &mask).unwrap();
-        let uniform = recorded(array![[[1.0, 0.0]], [[0.0, 0.0]]]);
-        for kind in [Divergence::Kl, Divergence::LogK3] {
-            let expected = uniform.divergence(array![[0], [0]].view(), kind).unwrap();
-            let found = group.divergence(array![[1, 1], [1, 99]].view(), kind).unwrap();
-            assert_eq!(found, array![expected[0], expected[0]]);
-        }
-    }
-
-    #[test]
-    fn tokens_that_no_completion_can_say_do_not_count() {
-        let never = f32::NEG_INFINITY;
-        let with = recorded(array![[[1.0, 0.0, never]], [[0.0, 0.5, never]]]);
-        let without = recorded(array![[[1.0, 0.0]], [[0.0, 0.5]]]);
-        for kind in [Divergence::Kl, Divergence::LogK3] {
-            let positions = array![[0], [0]];
-            assert_eq!(
-                with.divergence(positions.view(), kind).unwrap(),
-                without.divergence(positions.view(), kind).unwrap()
-            );
-        }
-    }
-
-    #[test]
-    fn positions_for_another_number_of_completions_are_an_error() {
-        let error = recorded(Array3::zeros((2, 1, 3))).divergence(array![[0]].view(), Divergence::Kl).unwrap_err();
-        assert_eq!(error.to_string(), "positions has shape [1, 1], expected [2, 1]");
-    }
 
     #[test]
     fn normalised_divergences_span_zero_to_one_and_flat_ones_are_zero() {

@@ -55,6 +55,18 @@ pub enum AlgoError {
         /// The value found.
         value: f64,
     },
+    /// Distributions were asked for under a counterfactual that they were not made with.
+    #[error("the token distributions under the {under} video are needed, which the group lacks")]
+    NoCounterfactual {
+        /// The counterfactual.
+        under: crate::Counterfactual,
+    },
+    /// What compares log-probs of single tokens was asked of whole distributions.
+    #[error("{kind:?} compares log-probs of tokens, not distributions")]
+    NotOfDistributions {
+        /// The distance.
+        kind: crate::Distance,
+    },
     /// A setting lies outside its range.
     #[error("{setting} is {found}, expected {expected}")]
     Setting {

@@ -2,7 +2,7 @@
 
 use ndarray::{Array1, Array2, Array3, ArrayD};
 
-use crate::{AlgoError, TokenDistributions};
+use crate::{AlgoError, MediaKind, TokenDistributions};
 
 /// One prompt's completions with their scores.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,6 +15,8 @@ pub struct ScoredGroup {
     pub mask: Array2<bool>,
     /// Whether a completion was cut off before its end-of-sequence token, `[G]`.
     pub truncated: Array1<bool>,
+    /// What the prompt shows.
+    pub media: MediaKind,
 }
 
 impl ScoredGroup {
@@ -69,6 +71,32 @@ pub struct Observations<'a> {
     pub distributions: Option<&'a dyn TokenDistributions>,
     /// Entropy of each token's distribution in nats, `[G, T]`.
     pub entropy: Option<Array2<f32>>,
+    /// The sampling policy's own teacher-forced log-prob of each token, `[G, T]`.
+    pub sampling_logprobs: Option<Array2<f32>>,
+    /// The same with the video masked, `[G, T]`.
+    pub masked_logprobs: Option<Array2<f32>>,
+    /// The same with the frames in another order, `[G, T]`.
+    pub reordered_logprobs: Option<Array2<f32>>,
+    /// Accuracy of each contrast completion, `[G']`, `G' = floor(G / 2)`; NaN where it could not be scored.
+    pub contrast_accuracy: Option<Array1<f32>>,
+}
+
+impl Observations<'_> {
+    /// A per-token observation that algorithm `algorithm` needs: `[G, T]`, finite on every token.
+    pub(crate) fn per_token<'a>(
+        algorithm: &'static str,
+        what: &'static str,
+        observed: Option<&'a Array2<f32>>,
+        mask: &Array2<bool>,
+    ) -> Result<&'a Array2<f32>, AlgoError> {
+        let observed = observed.ok_or(AlgoError::Missing { algorithm, what })?;
+        expect_shape(what, mask.shape(), observed.shape())?;
+        let broken = observed.indexed_iter().find(|(at, value)| mask[*at] && !value.is_finite());
+        match broken {
+            Some(((completion, token), value)) => Err(AlgoError::NotFinite { what, completion, token, value: *value }),
+            None => Ok(observed),
+        }
+    }
 }
 
 /// What an algorithm gives to the tokens of a group. All of it is constant to the gradient.
@@ -80,8 +108,8 @@ pub struct Credit {
     pub advantages: Array1<f32>,
     /// Weight of each token in the surrogate, `[G, T]`; 0 on padding.
     pub weights: Array2<f32>,
-    /// The tokens that the algorithm singled out, `[G, T]` (APPO: perception tokens; GRPO: every token).
-    /// For reports only: the loss knows the weights alone.
+    /// The tokens that the algorithm singled out, `[G, T]` (APPO: perception tokens; Video-KTR: key tokens; GRPO: every
+    /// token). The loss leaves the others out if its reduction is [`crate::Reduction::SelectedMean`]; else for reports.
     pub selected: Array2<bool>,
     /// Intermediate results by name, described on the algorithm's page; those without an axis are metrics.
     pub details: Vec<(&'static str, ArrayD<f32>)>,
@@ -101,6 +129,8 @@ pub struct GroupShape {
     pub mask: Array2<bool>,
     /// As in [`ScoredGroup`], `[G]`.
     pub truncated: Array1<bool>,
+    /// As in [`Credit`], `[G, T]`.
+    pub selected: Array2<bool>,
     /// Whether all rewards are equal, so that every advantage is 0.
     pub zero_std: bool,
 }
@@ -111,6 +141,7 @@ impl GroupShape {
         Self {
             mask: group.mask.clone(),
             truncated: group.truncated.clone(),
+            selected: credit.selected.clone(),
             zero_std: credit.advantages.iter().all(|advantage| *advantage == 0.0),
         }
     }
@@ -128,6 +159,7 @@ mod tests {
             accuracy: Array1::zeros(completions),
             truncated: Array1::from_elem(completions, false),
             mask,
+            media: MediaKind::Video,
         }
     }
 

@@ -20,42 +20,47 @@
 mod advantage;
 pub mod appo;
 mod config;
+mod distance;
 mod divergence;
 mod error;
 mod group;
 pub mod grpo;
+mod needs;
 mod objective;
+mod recorded;
+mod settings;
 
-pub use advantage::advantages;
+pub use advantage::{Scaling, advantages};
 pub use config::{AlgoConfig, Layers, NAMES, Variant};
-pub use divergence::{Divergence, RecordedDistributions, TokenDistributions, normalized};
+pub use distance::{Counterfactual, Distance};
+pub use divergence::{Divergence, TokenDistributions, normalized};
 pub use error::AlgoError;
 pub use group::{Credit, GroupShape, Observations, ScoredGroup};
-pub use objective::{ClipRange, Objective, Ratio, Reduction, TokenMeanOver, WeightSide, factors};
-
-/// What an algorithm must be shown of a group besides its rewards.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Needs {
-    /// Attention of every token to every frame, averaged over these layers of the text decoder.
-    pub frame_attention: Option<Layers>,
-    /// The group's token distributions.
-    pub distributions: bool,
-    /// Entropy of every token's distribution.
-    pub entropy: bool,
-    /// Log-probs under the reference policy, for the KL term.
-    pub reference: bool,
-}
+pub use needs::{MaskedFrames, Masking, MediaKind, Needs, Reordering, VisualMask};
+pub use objective::{ClipRange, Normalizer, Objective, Ratio, Reduction, TokenMeanOver, WeightSide, factors};
+pub use recorded::RecordedDistributions;
 
 /// One way to turn a group's rewards into credit for its tokens.
 pub trait Algorithm: std::fmt::Debug + Send + Sync {
     /// The name that `--algo` takes, such as `appo`.
     fn name(&self) -> &'static str;
 
-    /// What [`Algorithm::credit`] and the objective need to see of each group.
-    fn needs(&self) -> Needs;
+    /// What [`Algorithm::credit`] and the objective need to see of a group whose prompt shows this.
+    fn needs(&self, media: MediaKind) -> Needs;
 
     /// The loss that the credit enters.
     fn objective(&self) -> Objective;
+
+    /// How often a step may draw further groups in place of those that are not [kept](Algorithm::keeps); `None`: every
+    /// group is kept and nobody asks.
+    fn max_refills(&self) -> Option<usize> {
+        None
+    }
+
+    /// Whether a step should train on this group (DAPO's dynamic sampling).
+    fn keeps(&self, _group: &ScoredGroup) -> bool {
+        true
+    }
 
     /// The credit of the group's tokens.
     ///

@@ -1,6 +1,6 @@
 //! What differs between papers once tokens have their credit: the loss as a value, and its reduction as data.
 
-use ndarray::Array2;
+use ndarray::{Array2, ArrayView1};
 use serde::{Deserialize, Serialize};
 
 use crate::GroupShape;
@@ -36,11 +36,12 @@ pub struct ClipRange {
 }
 
 /// What an importance ratio belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Ratio {
     /// `exp(logprob - old_logprob)` of each token.
     Token,
-    /// One ratio for all tokens of a sequence.
+    /// One for all tokens of a sequence: the geometric mean of the tokens' ratios (GSPO, arXiv 2507.18071, eq. 7).
     Sequence,
 }
 
@@ -60,6 +61,22 @@ pub enum Reduction {
     SequenceMean,
     /// Mean over tokens (DAPO, TW-GRPO, APPO).
     TokenMean(TokenMeanOver),
+    /// Sum over each completion's tokens divided by this number, then the mean over the group's completions, then over
+    /// groups (Dr. GRPO, arXiv 2503.20783): a long completion's tokens count as much as a short one's.
+    ConstantLength(usize),
+    /// Sum over the tokens that the credit selected, divided by what is named, then the mean over the group's
+    /// completions, then over groups (Video-KTR). A completion without such a token contributes 0.
+    SelectedMean(Normalizer),
+}
+
+/// What a sum over a completion's selected tokens is divided by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Normalizer {
+    /// The completion's length.
+    Length,
+    /// The number of its selected tokens.
+    Selected,
 }
 
 /// The set of tokens that one token-mean runs over.
@@ -84,18 +101,21 @@ pub fn factors(objective: &Objective, groups: &[GroupShape]) -> Vec<Array2<f32>>
     let step_tokens: usize = kept.iter().map(tokens).sum();
     let step_groups = kept.iter().filter(|lengths| tokens(lengths) > 0).count();
     let group_factors = |(group, lengths): (&GroupShape, &Vec<usize>)| {
-        let group_tokens = tokens(lengths);
-        let completions = lengths.iter().filter(|length| **length > 0).count();
+        let completions = lengths.iter().filter(|length| **length > 0).count() as f64;
+        let selected: Vec<usize> = group.selected.rows().into_iter().map(count).collect();
+        let only_selected = matches!(objective.reduction, Reduction::SelectedMean(_));
         Array2::from_shape_fn(group.mask.dim(), |(i, t)| {
-            if !group.mask[[i, t]] || lengths[i] == 0 {
+            if !group.mask[[i, t]] || lengths[i] == 0 || (only_selected && !group.selected[[i, t]]) {
                 return 0.0;
             }
-            let denominator = match objective.reduction {
-                Reduction::SequenceMean => lengths[i] as f64 * completions as f64 * step_groups as f64,
-                Reduction::TokenMean(TokenMeanOver::Group) => group_tokens as f64 * step_groups as f64,
-                Reduction::TokenMean(TokenMeanOver::Step) => step_tokens as f64,
+            let tokens = match objective.reduction {
+                Reduction::TokenMean(TokenMeanOver::Step) => return (1.0 / step_tokens as f64) as f32,
+                Reduction::TokenMean(TokenMeanOver::Group) => tokens(lengths) as f64 / completions,
+                Reduction::SequenceMean | Reduction::SelectedMean(Normalizer::Length) => lengths[i] as f64,
+                Reduction::SelectedMean(Normalizer::Selected) => selected[i] as f64,
+                Reduction::ConstantLength(length) => length as f64,
             };
-            (1.0 / denominator) as f32
+            (1.0 / (tokens * completions * step_groups as f64)) as f32
         })
     };
     groups.iter().zip(&kept).map(group_factors).collect()
@@ -111,9 +131,13 @@ fn kept_lengths(objective: &Objective, group: &GroupShape) -> Vec<usize> {
         .zip(&group.truncated)
         .map(|(row, truncated)| {
             let masked = whole_group_masked || (objective.mask_truncated && *truncated);
-            if masked { 0 } else { row.iter().filter(|token| **token).count() }
+            if masked { 0 } else { count(row) }
         })
         .collect()
+}
+
+fn count(row: ArrayView1<bool>) -> usize {
+    row.iter().filter(|token| **token).count()
 }
 
 #[cfg(test)]
@@ -138,8 +162,18 @@ mod tests {
     fn step() -> Vec<GroupShape> {
         let (x, o) = (true, false);
         vec![
-            GroupShape { mask: array![[x, o, o], [x, x, x]], truncated: array![o, x], zero_std: false },
-            GroupShape { mask: array![[x, x], [x, x]], truncated: array![o, o], zero_std: true },
+            GroupShape {
+                mask: array![[x, o, o], [x, x, x]],
+                truncated: array![o, x],
+                selected: array![[o, o, o], [x, o, x]],
+                zero_std: false,
+            },
+            GroupShape {
+                mask: array![[x, x], [x, x]],
+                truncated: array![o, o],
+                selected: array![[x, x], [o, x]],
+                zero_std: true,
+            },
         ]
     }
 
@@ -166,6 +200,23 @@ mod tests {
         let ninth = 1.0_f32 / 9.0;
         assert_eq!(found[0], array![[ninth, ninth, 0.0], [ninth, ninth, ninth]]);
         assert_eq!(found[1][[1, 1]], ninth);
+    }
+
+    #[test]
+    fn a_constant_length_gives_every_token_the_same_share_whatever_its_completions_length() {
+        let found = factors(&objective(Reduction::ConstantLength(5)), &step());
+        assert_eq!(found[0], array![[0.05, 0.0, 0.0], [0.05, 0.05, 0.05]]);
+        assert_eq!(found[1], array![[0.05, 0.05], [0.05, 0.05]]);
+    }
+
+    #[test]
+    fn a_mean_over_selected_tokens_leaves_the_others_out_and_counts_completions_without_one() {
+        let found = factors(&objective(Reduction::SelectedMean(Normalizer::Length)), &step());
+        let twelfth = 1.0_f32 / 12.0;
+        assert_eq!(found[0], array![[0.0, 0.0, 0.0], [twelfth, 0.0, twelfth]]);
+        let found = factors(&objective(Reduction::SelectedMean(Normalizer::Selected)), &step());
+        assert_eq!(found[0], array![[0.0, 0.0, 0.0], [0.125, 0.0, 0.125]]);
+        assert_eq!(found[1], array![[0.125, 0.125], [0.0, 0.25]]);
     }
 
     #[test]

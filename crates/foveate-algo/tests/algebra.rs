@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 use foveate_algo::{
-    Algorithm, Credit, Divergence, Observations, RecordedDistributions, ScoredGroup, TokenDistributions, Variant,
+    Algorithm, Credit, Divergence, MediaKind, Observations, RecordedDistributions, ScoredGroup, TokenDistributions,
+    Variant,
     appo::{Appo, RankOrder, Selection, Settings},
     grpo::{self, Grpo},
     normalized,
@@ -45,6 +46,7 @@ impl Case {
                 accuracy: self.group.accuracy.select(Axis(0), order),
                 mask: self.group.mask.select(Axis(0), order),
                 truncated: self.group.truncated.select(Axis(0), order),
+                media: self.group.media,
             },
             attention: self.attention.select(Axis(0), order),
             logits: self.logits.select(Axis(0), order),
@@ -85,6 +87,7 @@ fn case() -> impl Strategy<Value = Case> {
                         accuracy,
                         mask: Array2::from_shape_fn((count, width), |(i, t)| t < lengths[i]),
                         truncated: Array1::from_elem(count, false),
+                        media: MediaKind::Video,
                     },
                     attention: Array3::from_shape_vec((count, width, FRAMES), attention).unwrap(),
                     logits: Array3::from_shape_vec((count, width, VOCABULARY), logits).unwrap(),
@@ -239,6 +242,7 @@ fn plain() -> Case {
             accuracy: array![1.0, 0.0, 0.0],
             mask: array![[true, true, true, true], [true, true, true, false], [true, true, true, false]],
             truncated: array![false, false, false],
+            media: MediaKind::Video,
         },
         attention,
         logits: Array3::from_shape_fn((3, 4, 2), |(i, _, v)| if v == 0 { i as f32 } else { 0.0 }),

@@ -5,8 +5,8 @@
 use std::path::{Path, PathBuf};
 
 use foveate_algo::{
-    AlgoConfig, Credit, GroupShape, Objective, Observations, Ratio, RecordedDistributions, ScoredGroup, WeightSide,
-    factors,
+    AlgoConfig, Credit, GroupShape, MediaKind, Objective, Observations, Ratio, RecordedDistributions, ScoredGroup,
+    WeightSide, factors,
 };
 use ndarray::{Array1, Array2, Array3, ArrayD, ArrayViewD};
 use safetensors::SafeTensors;
@@ -70,6 +70,7 @@ impl Recorded {
             rewards: file.vector("rewards"),
             accuracy: file.vector("accuracy"),
             truncated: Array1::from_elem(mask.nrows(), false),
+            media: MediaKind::Video,
             mask,
         };
         Self {

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
-use foveate_algo::{AlgoConfig, Divergence, Layers, NAMES, appo};
+use foveate_algo::{AlgoConfig, Divergence, Layers, MediaKind, NAMES, appo};
 use serde_json::{Value, json};
 
 fn parse(name: &str, table: Value) -> Result<AlgoConfig, String> {
@@ -38,7 +38,8 @@ fn resolved_settings_are_complete() {
         json!({
             "name": "appo", "variant": "released", "selection": "soft", "fallback_all": true, "k1": 15, "k2": 3, "k3": 30,
             "alpha": 0.7_f32, "divergence": "log-k3", "order": "text", "layers": "last:3", "clip_low": 0.2_f32,
-            "clip_high": 0.28_f32, "mask_zero_std": false, "mask_truncated": false, "token_mean_over": "group",
+            "clip_high": 0.28_f32, "token_mean_over": "group", "entropy_coef": 0.0_f32, "mask_zero_std": false,
+            "mask_truncated": false,
         })
     );
 }
@@ -80,6 +81,6 @@ fn layers_are_written_as_they_are_read() {
 
 #[test]
 fn grpo_needs_a_reference_only_with_a_kl_term() {
-    let needs = |beta: f32| parse("grpo", json!({"beta": beta})).unwrap().algorithm().unwrap().needs();
+    let needs = |beta: f32| parse("grpo", json!({"beta": beta})).unwrap().algorithm().unwrap().needs(MediaKind::Video);
     assert!(needs(0.04).reference && !needs(0.0).reference);
 }

@@ -1,7 +1,8 @@
-//! Divergence of a group's token distributions, computed from hidden states a chunk of positions at a time.
+//! Divergence of a group's token distributions, and their distance from those under a changed video, computed from hidden
+//! states a chunk of positions at a time.
 
-use foveate_algo::{AlgoError, Divergence, TokenDistributions};
-use ndarray::{Array1, ArrayView2};
+use foveate_algo::{AlgoError, Counterfactual, Distance, Divergence, TokenDistributions};
+use ndarray::{Array1, Array2, ArrayView2};
 use tch::{Kind, Tensor, no_grad};
 
 use crate::head::{Head, chunks};
@@ -15,10 +16,13 @@ const CHUNK_ELEMENTS: i64 = 1 << 23;
 /// The distributions of one group, kept as hidden states.
 #[derive(Debug)]
 pub struct GroupDistributions {
-    hidden: Tensor, // [G, T, D]
+    hidden: Tensor,            // [G, T, D]
+    masked: Option<Tensor>,    // [G, T, D]
+    reordered: Option<Tensor>, // [G, T, D]
     head: Head,
+    mask: Tensor,    // [G, T] bool
     lengths: Tensor, // [G] i64
-    chunk: i64,      // positions whose log-probs are held at a time
+    chunk: i64,      // positions of all completions whose log-probs are held at a time
 }
 
 impl GroupDistributions {
@@ -27,10 +31,23 @@ impl GroupDistributions {
     pub fn new(hidden: &Tensor, mask: &Tensor, head: &Head) -> Self {
         Self {
             hidden: hidden.detach(),
+            masked: None,
+            reordered: None,
             head: head.over_all_tokens(),
+            mask: mask.to_kind(Kind::Bool),
             lengths: mask.to_kind(Kind::Int64).sum_dim_intlist(-1, false, Kind::Int64),
             chunk: (CHUNK_ELEMENTS / (hidden.size()[0] * head.vocabulary()).max(1)).max(1),
         }
+    }
+
+    /// The same with the hidden states `[G, T, D]` that predict the same tokens under a changed video.
+    pub fn with(mut self, under: Counterfactual, hidden: &Tensor) -> Self {
+        let place = match under {
+            Counterfactual::Masked => &mut self.masked,
+            Counterfactual::Reordered => &mut self.reordered,
+        };
+        *place = Some(hidden.detach());
+        self
     }
 
     /// Log-probs at positions `[G, J]`: `[G, J, V]` f64, uniform past a completion's end.
@@ -76,6 +93,56 @@ impl TokenDistributions for GroupDistributions {
         let parts = no_grad(|| chunks(ranks, self.chunk).map(part).collect::<Vec<_>>());
         values(&Tensor::cat(&parts, 0))
     }
+
+    fn distance(&self, under: Counterfactual, kind: Distance) -> Result<Array2<f32>, AlgoError> {
+        let changed = match under {
+            Counterfactual::Masked => self.masked.as_ref(),
+            Counterfactual::Reordered => self.reordered.as_ref(),
+        };
+        let changed = changed.ok_or(AlgoError::NoCounterfactual { under })?;
+        let of = distance_of(kind).ok_or(AlgoError::NotOfDistributions { kind })?;
+        let (rows, columns) = (self.hidden.size()[0], self.hidden.size()[1]);
+        let tokens = self.mask.flatten(0, -1).nonzero().squeeze_dim(-1); // [N]
+        let distances = no_grad(|| {
+            let log_probs = |hidden: &Tensor, at: &Tensor| {
+                self.head.logits(&hidden.flatten(0, 1).index_select(0, at)).log_softmax(-1, Kind::Double)
+            };
+            let all = Tensor::zeros([rows * columns], (Kind::Float, self.hidden.device()));
+            // Two sets of distributions are held instead of one.
+            for (start, n) in chunks(tokens.size()[0], (self.chunk * rows / 2).max(1)) {
+                let at = tokens.narrow(0, start, n);
+                let distance = of(&log_probs(&self.hidden, &at), &log_probs(changed, &at));
+                let _ = all.shallow_clone().index_copy_(0, &at, &distance.to_kind(Kind::Float));
+            }
+            all
+        });
+        let values = Vec::<f32>::try_from(&distances).map_err(|error| AlgoError::Distributions(Box::new(error)))?;
+        Array2::from_shape_vec((rows as usize, columns as usize), values)
+            .map_err(|error| AlgoError::Distributions(Box::new(error)))
+    }
+}
+
+/// The distance `[N]` from distributions to others, both given as log-probs `[N, V]` f64.
+fn distance_of(kind: Distance) -> Option<fn(&Tensor, &Tensor) -> Tensor> {
+    fn sum(x: Tensor) -> Tensor {
+        x.sum_dim_intlist(-1, false, Kind::Double)
+    }
+    // 0 log 0 is 0.
+    fn relative(from: &Tensor, to: &Tensor) -> Tensor {
+        sum((from.exp() * (from - to)).masked_fill(&from.eq(f64::NEG_INFINITY), 0.0))
+    }
+    Some(match kind {
+        Distance::LogProb => return None,
+        Distance::Kl => relative,
+        Distance::Js => |p, q| {
+            let middle = p.logaddexp(q) - std::f64::consts::LN_2;
+            (relative(p, &middle) + relative(q, &middle)) / 2.0
+        },
+        Distance::L1 => |p, q| sum((p.exp() - q.exp()).abs()),
+        Distance::L2 => |p, q| sum((p.exp() - q.exp()).square()).sqrt(),
+        Distance::Cosine => |p, q| 1.0 - sum((p + q).exp()) / (sum((p * 2.0).exp()) * sum((q * 2.0).exp())).sqrt(),
+        Distance::Hellinger => |p, q| (sum(((p / 2.0).exp() - (q / 2.0).exp()).square()) / 2.0).sqrt(),
+    })
 }
 
 fn values(tensor: &Tensor /* [J] */) -> Result<Array1<f64>, AlgoError> {
@@ -149,6 +216,52 @@ mod tests {
         let expected = recorded.divergence(positions.view(), Divergence::LogK3).unwrap();
         assert!(expected.iter().all(|d| *d > 1e7), "{expected}");
         assert_close(&found, &expected, 1e-12);
+    }
+
+    #[test]
+    fn distances_from_hidden_states_equal_the_recorded_ones_whatever_the_chunk() {
+        tch::manual_seed(5);
+        let random = || Tensor::randn([4, 6, 5], (Kind::Float, Device::Cpu));
+        let (hidden, masked, reordered) = (random(), random(), random());
+        let head = Head::new(&Tensor::randn([11, 5], (Kind::Float, Device::Cpu)), 0.7, &[2, 3]);
+        let mask = Array2::from_shape_fn((4, 6), |(g, t)| t < [6, 1, 4, 5][g]);
+        let group = |chunk| GroupDistributions {
+            chunk,
+            ..GroupDistributions::new(&hidden, &mask_tensor(&mask), &head)
+                .with(Counterfactual::Masked, &masked)
+                .with(Counterfactual::Reordered, &reordered)
+        };
+        let logits = |hidden: &Tensor| {
+            let logits = Vec::<f32>::try_from(head.over_all_tokens().logits(hidden).flatten(0, -1)).unwrap();
+            Array3::from_shape_vec((4, 6, 11), logits).unwrap()
+        };
+        let recorded = RecordedDistributions::new(logits(&hidden), &mask)
+            .and_then(|group| group.with(Counterfactual::Masked, logits(&masked)))
+            .and_then(|group| group.with(Counterfactual::Reordered, logits(&reordered)))
+            .unwrap();
+        for under in [Counterfactual::Masked, Counterfactual::Reordered] {
+            for kind in [Distance::Kl, Distance::Js, Distance::L1, Distance::L2, Distance::Cosine, Distance::Hellinger]
+            {
+                let expected = recorded.distance(under, kind).unwrap();
+                for chunk in [1, 2, 100] {
+                    let found = group(chunk).distance(under, kind).unwrap();
+                    let near = found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-5 * b.abs().max(1.0));
+                    assert!(near, "{under} {kind:?}: {found}, expected {expected}");
+                    assert!(mask.iter().zip(&found).all(|(token, distance)| *token == (*distance != 0.0)));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_distance_needs_its_counterfactual_and_distributions() {
+        let head = Head::new(&Tensor::ones([4, 2], (Kind::Float, Device::Cpu)), 1.0, &[]);
+        let hidden = Tensor::zeros([2, 3, 2], (Kind::Float, Device::Cpu));
+        let group = GroupDistributions::new(&hidden, &mask_tensor(&Array2::from_elem((2, 3), true)), &head);
+        let error = group.distance(Counterfactual::Reordered, Distance::Kl).unwrap_err();
+        assert!(error.to_string().contains("reordered"), "{error}");
+        let error = group.with(Counterfactual::Masked, &hidden).distance(Counterfactual::Masked, Distance::LogProb);
+        assert!(matches!(error, Err(AlgoError::NotOfDistributions { .. })));
     }
 
     #[test]

@@ -195,6 +195,26 @@ mod tests {
     }
 
     #[test]
+    fn a_sequence_ratio_spreads_its_gradient_evenly_over_the_completion_and_is_clipped_as_one() {
+        // GSPO eq. 10: the gradient of s_i by each of its log-probs is s_i / length.
+        let objective = Objective { ratio: Ratio::Sequence, ..objective() };
+        let wide = Objective { clip: Some(ClipRange { low: 0.9, high: 9.0 }), ..objective };
+        let log_ratio = |i: usize| f64::from(LOGPROBS[i]) - f64::from(OLD[i]);
+        let ratio = ((log_ratio(3) + log_ratio(4)) / 2.0).exp();
+        let weights = f64::from(FACTORS[3] * WEIGHTS[3] + FACTORS[4] * WEIGHTS[4]);
+        let (_, gradient, _) = run(&wide, &LOGPROBS, &OLD);
+        for i in [3, 4] {
+            assert_near(gradient[i], -weights * f64::from(ADVANTAGES[1]) * ratio / 2.0);
+        }
+        // The mean log-ratio of the first completion is -0.033, of all its tokens together; A > 0 and a tight bound
+        // above leave it its gradient, one below 1 - 0.05 for the second (A < 0) takes it away.
+        let tight = Objective { clip: Some(ClipRange { low: 0.01, high: 0.01 }), ..objective };
+        let (_, gradient, surrogate) = run(&tight, &LOGPROBS, &OLD);
+        assert!(gradient[..3].iter().all(|g| *g != 0.0) && gradient[3..].iter().all(|g| *g == 0.0), "{gradient:?}");
+        assert_eq!((surrogate.clipped_low, surrogate.clipped_high), (2.0, 0.0));
+    }
+
+    #[test]
     fn one_update_per_rollout_has_a_ratio_of_exactly_one() {
         // A clip range without width would clip anything else.
         let objective = Objective { clip: Some(ClipRange { low: 0.0, high: 0.0 }), ..objective() };

@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use foveate_algo::{Algorithm, Credit, GroupShape, Observations, RecordedDistributions, ScoredGroup, factors};
+use foveate_algo::{
+    Algorithm, Counterfactual, Credit, GroupShape, MediaKind, Needs, Observations, RecordedDistributions, ScoredGroup,
+    factors,
+};
 use foveate_policy::{SurrogateInputs, read_safetensors, surrogate_loss, write_safetensors};
 use ndarray::{Array1, Array2, Array3, ArrayD, Dimension, Zip};
 use tch::{Kind, Tensor};
@@ -64,7 +67,33 @@ impl Recorded {
             true => self.array::<ndarray::Ix1>("truncated")?.mapv(|value| value != 0.0),
             false => Array1::from_elem(rewards.len(), false),
         };
-        Ok(ScoredGroup { rewards, accuracy: self.array("accuracy")?, mask: mask.mapv(|value| value != 0.0), truncated })
+        Ok(ScoredGroup {
+            rewards,
+            accuracy: self.array("accuracy")?,
+            mask: mask.mapv(|value| value != 0.0),
+            truncated,
+            media: self.media()?,
+        })
+    }
+
+    /// What the prompt showed: a video, unless `has_video` [1] is 0.
+    fn media(&self) -> Result<MediaKind> {
+        if !self.tensors.contains_key("has_video") {
+            return Ok(MediaKind::Video);
+        }
+        let flag: Array1<f32> = self.array("has_video")?;
+        Ok(if flag.iter().any(|value| *value != 0.0) { MediaKind::Video } else { MediaKind::Image })
+    }
+
+    fn distributions(&self, needs: &Needs, mask: &Array2<bool>) -> Result<RecordedDistributions> {
+        let mut distributions = RecordedDistributions::new(self.array("logits")?, mask)?;
+        if needs.masked.is_some() {
+            distributions = distributions.with(Counterfactual::Masked, self.array("masked_logits")?)?;
+        }
+        if needs.reordered.is_some() {
+            distributions = distributions.with(Counterfactual::Reordered, self.array("shuffled_logits")?)?;
+        }
+        Ok(distributions)
     }
 
     /// The credit of the group's tokens under an algorithm, its loss and the gradient at the log-probs, by name.
@@ -73,11 +102,10 @@ impl Recorded {
     /// If a tensor that the algorithm needs is missing or has another shape.
     pub fn explain(&self, algorithm: &dyn Algorithm) -> Result<BTreeMap<String, Tensor>> {
         let group = self.scored()?;
-        let needs = algorithm.needs();
-        let distributions = match needs.distributions {
-            true => Some(RecordedDistributions::new(self.array::<ndarray::Ix3>("logits")?, &group.mask)?),
-            false => None,
-        };
+        let needs = algorithm.needs(group.media);
+        let distributions = needs.distributions.then(|| self.distributions(&needs, &group.mask)).transpose()?;
+        // Of distributions under a changed video everything is computed from them.
+        let wanted = |needed: bool, name: &'static str| needed.then(|| self.array(name)).transpose();
         let seen = Observations {
             frame_attention: needs.frame_attention.map(|_| self.array("frame_attention")).transpose()?,
             distributions: distributions.as_ref().map(|d| d as _),
@@ -85,6 +113,10 @@ impl Recorded {
                 true => Some(entropy(&self.array("logits")?, &group.mask)),
                 false => None,
             },
+            sampling_logprobs: wanted(needs.sampling_logprobs, "old_logprobs")?,
+            masked_logprobs: wanted(needs.masked.is_some() && !needs.distributions, "masked_logprobs")?,
+            reordered_logprobs: wanted(needs.reordered.is_some() && !needs.distributions, "shuffled_logprobs")?,
+            contrast_accuracy: needs.contrast.then(|| self.array("shuffled_accuracy")).transpose()?,
         };
         let credit = algorithm.credit(&group, &seen)?;
         let mut output = self.loss(algorithm, &group, &credit)?;

@@ -113,7 +113,8 @@ impl Memory {
             Precision::Master => 12.0,
             Precision::Weights => 2.0 * bytes,
         };
-        let reference = if config.algo.algorithm().user()?.needs().reference { all } else { 0.0 };
+        let reference =
+            if config.algo.algorithm().user()?.needs(foveate_algo::MediaKind::Video).reference { all } else { 0.0 };
         let group = (tokens.video + config.rollout.completions * tokens.completion) as f64;
         let step = config.rollout.prompts_per_step as f64 * group;
         let together = match config.rollout.max_rows {

@@ -153,7 +153,7 @@ impl<'a> Run<'a> {
             None => Vlm::load(model, &options),
         };
         let policy = policy.user()?;
-        let reference = match config.algo.algorithm().user()?.needs().reference {
+        let reference = match config.algo.algorithm().user()?.needs(foveate_algo::MediaKind::Video).reference {
             false => None,
             true => Some(Vlm::load(model, &LoadOptions { trainable: Trainable::Nothing, ..options }).user()?),
         };
