@@ -3,7 +3,7 @@
 //!
 //! Whatever can be altered in the features is: then the vision tower is not asked again.
 
-use tch::{Kind, Tensor, no_grad};
+use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::{
     PolicyError,
@@ -11,15 +11,24 @@ use crate::{
     model::Vlm,
 };
 
-/// What is done to the frames (temporal grids) of a prompt's videos. Frames are counted over all its videos.
+/// What is done to a prompt's media. Frames (temporal grids) are counted over all its videos.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Alteration {
-    /// The features of these frames are 0.
-    Zeroed(Vec<usize>),
-    /// Nothing attends to the video tokens of these frames. All other tokens keep their positions.
-    Hidden(Vec<usize>),
+    /// These features are 0.
+    Zeroed(Shown),
+    /// Nothing attends to the tokens of these. All others keep their positions.
+    Hidden(Shown),
     /// Where frame f stood there stands frame `order[f]`.
     Reordered(Vec<usize>),
+}
+
+/// A part of what a prompt shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Shown {
+    /// Every video and image.
+    All,
+    /// These frames of its videos.
+    Frames(Vec<usize>),
 }
 
 impl Vlm {
@@ -28,10 +37,6 @@ impl Vlm {
     /// # Errors
     /// [`PolicyError::Prompt`] if a frame does not exist, or an order is none or mixes frames of different sizes.
     pub fn altered(&self, prompt: &Encoded, alteration: &Alteration) -> Result<Encoded, PolicyError> {
-        let (Alteration::Zeroed(frames) | Alteration::Hidden(frames) | Alteration::Reordered(frames)) = alteration;
-        if let Some(frame) = frames.iter().find(|frame| **frame >= prompt.frames()) {
-            return Err(wrong(format!("frame {frame} of a prompt with {}", prompt.frames())));
-        }
         let whole = no_grad(|| Encoded {
             ids: prompt.ids.shallow_clone(),
             positions: prompt.positions.shallow_clone(),
@@ -48,8 +53,8 @@ impl Vlm {
             videos: prompt.videos.clone(),
         });
         match alteration {
-            Alteration::Zeroed(frames) => Ok(zeroed(whole, frames)),
-            Alteration::Hidden(frames) => Ok(hidden(whole, frames)),
+            Alteration::Zeroed(shown) => zeroed(whole, shown),
+            Alteration::Hidden(shown) => hidden(whole, shown),
             Alteration::Reordered(order) => reordered(whole, order),
         }
     }
@@ -93,18 +98,16 @@ fn wrong(what: String) -> PolicyError {
     PolicyError::Prompt(what)
 }
 
-/// The features of these frames are 0.
-fn zeroed(prompt: Encoded, frames: &[usize]) -> Encoded {
-    let features = prompt.features.as_ref().map(|features| {
-        let rows = rows_of(&prompt, |frame| frames.contains(&frame));
-        features.index_fill(0, &prompt.feature_places(&rows), 0.0)
-    });
-    Encoded { features, ..prompt }
+/// These features are 0.
+fn zeroed(prompt: Encoded, shown: &Shown) -> Result<Encoded, PolicyError> {
+    let rows = shown_rows(&prompt, shown)?;
+    let features = prompt.features.as_ref().map(|x| x.index_fill(0, &prompt.feature_places(&rows), 0.0));
+    Ok(Encoded { features, ..prompt })
 }
 
 /// Rows nobody attends to are as good as left out, as long as the others keep their positions.
-fn hidden(prompt: Encoded, frames: &[usize]) -> Encoded {
-    let gone = rows_of(&prompt, |frame| frames.contains(&frame));
+fn hidden(prompt: Encoded, shown: &Shown) -> Result<Encoded, PolicyError> {
+    let gone = shown_rows(&prompt, shown)?;
     let device = prompt.ids.device();
     let kept: Vec<i64> = (0..prompt.tokens() as i64).filter(|row| gone.binary_search(row).is_err()).collect();
     let rank = |row: &i64| kept.binary_search(row).ok().map(|rank| rank as i64);
@@ -115,7 +118,7 @@ fn hidden(prompt: Encoded, frames: &[usize]) -> Encoded {
     let places = prompt.feature_places(&gone);
     let all = Tensor::ones(prompt.pads.size(), (Kind::Bool, device));
     let stay = all.index_fill(0, &places, 0).nonzero().squeeze_dim(-1);
-    Encoded {
+    Ok(Encoded {
         ids: prompt.ids.index_select(0, &index),
         positions: prompt.positions.index_select(1, &index),
         pads: prompt.pads.index_select(0, &stay).searchsorted(&index, false, false, "left", None::<Tensor>),
@@ -123,7 +126,7 @@ fn hidden(prompt: Encoded, frames: &[usize]) -> Encoded {
         video_rows: left.iter().map(|(row, _)| *row).collect(),
         video_frames: left.iter().map(|(_, frame)| *frame).collect(),
         ..prompt
-    }
+    })
 }
 
 /// Where frame f stood there stands frame `order[f]`.
@@ -143,6 +146,17 @@ fn reordered(prompt: Encoded, order: &[usize]) -> Result<Encoded, PolicyError> {
     let [target, source] = [prompt.video_rows.as_slice(), &source].map(|rows| prompt.feature_places(rows));
     let features = prompt.features.as_ref().map(|x| x.index_copy(0, &target, &x.index_select(0, &source)));
     Ok(Encoded { features, ..prompt })
+}
+
+/// Rows of the media tokens of a part, ascending.
+fn shown_rows(prompt: &Encoded, shown: &Shown) -> Result<Vec<i64>, PolicyError> {
+    let Shown::Frames(frames) = shown else {
+        return Ok(Vec::try_from(prompt.pads.to_device(Device::Cpu))?);
+    };
+    if let Some(frame) = frames.iter().find(|frame| **frame >= prompt.frames()) {
+        return Err(wrong(format!("frame {frame} of a prompt with {}", prompt.frames())));
+    }
+    Ok(rows_of(prompt, |frame| frames.contains(&frame)))
 }
 
 /// Rows of the video tokens of some frames, ascending.

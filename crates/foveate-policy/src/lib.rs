@@ -33,7 +33,7 @@ mod weights;
 
 pub use adamw::{AdamW, AdamWOptions, Precision};
 pub use config::{ModelConfig, TextConfig, VisionConfig};
-pub use counterfactual::Alteration;
+pub use counterfactual::{Alteration, Shown};
 pub use divergence::GroupDistributions;
 pub use error::PolicyError;
 pub use generate::Rollout;

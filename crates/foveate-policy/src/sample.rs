@@ -88,12 +88,17 @@ pub struct GroupSeed {
 impl GroupSeed {
     /// `length` uniform numbers in [0, 1) for one completion. They do not depend on any other group or completion.
     fn uniforms(&self, completion: u64, length: usize) -> Vec<f32> {
+        let mut stream = self.stream(completion);
+        (0..length).map(|_| stream.random()).collect()
+    }
+
+    /// The random stream of one completion; those from the largest number down are free for other uses.
+    pub fn stream(&self, completion: u64) -> ChaCha8Rng {
         let mut seed = [0; 32];
         for (bytes, part) in seed.chunks_exact_mut(8).zip([self.seed, self.step, self.group, completion]) {
             bytes.copy_from_slice(&part.to_le_bytes());
         }
-        let mut stream = ChaCha8Rng::from_seed(seed);
-        (0..length).map(|_| stream.random()).collect()
+        ChaCha8Rng::from_seed(seed)
     }
 }
 

@@ -13,6 +13,7 @@ mod decode;
 mod error;
 mod files;
 mod frames;
+pub mod order;
 mod patches;
 mod processor;
 mod resize;

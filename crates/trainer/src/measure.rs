@@ -4,9 +4,10 @@ use foveate_algo::Credit;
 
 use crate::{
     data::BadExample,
+    draw::{Drawn, Group, Scores},
     run::{CompletionLine, StepMetrics},
     stats::event_attention,
-    step::{Group, Scores, Stepped},
+    step::Stepped,
 };
 
 /// What a step's metrics need beyond the step itself.
@@ -40,8 +41,11 @@ pub fn tokens(groups: &[Group]) -> u64 {
 /// The metrics of a step.
 pub fn metrics(stepped: &Stepped, facts: &StepFacts<'_>) -> StepMetrics {
     let mut metrics = StepMetrics::new(facts.step);
-    rewards(&mut metrics, &stepped.scores);
-    lengths(&mut metrics, stepped);
+    let scores: Vec<&Scores> = stepped.drawn.all_scores().collect();
+    rewards(&mut metrics, &scores);
+    lengths(&mut metrics, &scores);
+    prompts(&mut metrics, &stepped.drawn.groups);
+    refills(&mut metrics, &stepped.drawn);
     let updated = &stepped.updated;
     metrics.push("loss", updated.loss);
     metrics.push("grad_norm", updated.grad_norm);
@@ -71,7 +75,7 @@ pub fn metrics(stepped: &Stepped, facts: &StepFacts<'_>) -> StepMetrics {
     metrics
 }
 
-fn rewards(metrics: &mut StepMetrics, scores: &[Scores]) {
+fn rewards(metrics: &mut StepMetrics, scores: &[&Scores]) {
     let all = || scores.iter().flat_map(|scores| &scores.rewards);
     let unscored = all().filter(|reward| reward.total.is_nan()).count();
     metrics.push("reward", mean(all().map(|reward| reward.total)));
@@ -99,24 +103,38 @@ fn deviation(scores: &Scores) -> f64 {
     (squares / (scored.len() - 1) as f64).sqrt()
 }
 
-fn lengths(metrics: &mut StepMetrics, stepped: &Stepped) {
-    let all = || stepped.groups.iter().flat_map(|group| group.rollout.ids.iter().map(Vec::len));
-    let truncated = || stepped.groups.iter().flat_map(|group| group.rollout.truncated.iter());
+fn lengths(metrics: &mut StepMetrics, scores: &[&Scores]) {
+    let all = || scores.iter().flat_map(|scores| lengths_of(scores));
+    let truncated = || scores.iter().flat_map(|scores| scores.group.truncated.iter());
     metrics.push("completions/mean_length", mean(all().map(|length| length as f32)));
     metrics.push("completions/min_length", all().min().unwrap_or(0) as f64);
     metrics.push("completions/max_length", all().max().unwrap_or(0) as f64);
     metrics.push("completions/clipped_ratio", mean(truncated().map(|cut| f32::from(u8::from(*cut)))));
-    metrics.push("prompts/mean_length", mean(stepped.groups.iter().map(|group| group.encoded.tokens() as f32)));
-    metrics.push("prompts/mean_frames", mean(stepped.groups.iter().map(|group| group.encoded.frames() as f32)));
-    metrics.push(
-        "prompts/mean_video_tokens",
-        mean(stepped.groups.iter().map(|group| group.encoded.video_tokens() as f32)),
-    );
+}
+
+/// Tokens of each completion of a group.
+fn lengths_of(scores: &Scores) -> impl Iterator<Item = usize> {
+    scores.group.mask.rows().into_iter().map(|row| row.iter().filter(|token| **token).count())
+}
+
+fn prompts(metrics: &mut StepMetrics, groups: &[Group]) {
+    let of = |count: fn(&Group) -> usize| mean(groups.iter().map(|group| count(group) as f32));
+    metrics.push("prompts/mean_length", of(|group| group.encoded.tokens()));
+    metrics.push("prompts/mean_frames", of(|group| group.encoded.frames()));
+    metrics.push("prompts/mean_video_tokens", of(|group| group.encoded.video_tokens()));
+}
+
+/// What dynamic sampling did, if the algorithm has it.
+fn refills(metrics: &mut StepMetrics, drawn: &Drawn) {
+    let Some(refills) = drawn.refills else { return };
+    metrics.push_count("sampling/refills", refills as u64);
+    metrics.push_count("sampling/groups_kept", drawn.groups.len() as u64);
+    metrics.push_count("sampling/groups_dropped", drawn.dropped.len() as u64);
 }
 
 /// Mean entropy of the distributions that the step's tokens were drawn from, in nats.
 fn entropy(stepped: &Stepped) -> f64 {
-    let groups = stepped.seen.iter().zip(&stepped.scores);
+    let groups = stepped.seen.iter().zip(&stepped.drawn.scores);
     let tokens = groups.flat_map(|(seen, scores)| {
         let entropy = seen.entropy.iter().flatten().zip(&scores.group.mask);
         entropy.filter(|(_, token)| **token).map(|(entropy, _)| *entropy)
@@ -127,7 +145,7 @@ fn entropy(stepped: &Stepped) -> f64 {
 /// Where the data knows the event: do completions attend to its frames?
 fn event(metrics: &mut StepMetrics, stepped: &Stepped) {
     let (mut auc, mut mass) = (Vec::new(), Vec::new());
-    for (index, group) in stepped.groups.iter().enumerate() {
+    for (index, group) in stepped.drawn.groups.iter().enumerate() {
         let Some(attention) = &stepped.seen[index].frame_attention else { continue };
         for (completion, ids) in group.rollout.ids.iter().enumerate() {
             let tokens = attention.slice(ndarray::s![completion, ..ids.len(), ..]);
@@ -162,12 +180,14 @@ pub fn mean(values: impl Iterator<Item = f32>) -> f64 {
     sum / count as f64
 }
 
-/// The lines of `completions/step-N.jsonl`.
+/// The lines of `completions/step-N.jsonl`: first the groups that were trained on, then those that were not kept.
 pub fn completion_lines(step: u64, stepped: &Stepped) -> Vec<CompletionLine<'_>> {
-    let groups = stepped.groups.iter().zip(&stepped.scores).zip(&stepped.credit).enumerate();
-    let lines = groups.flat_map(|(index, ((group, scores), credit))| {
-        let example = &group.example.example;
-        (0..scores.texts.len()).map(move |completion| CompletionLine {
+    let drawn = &stepped.drawn;
+    let kept = drawn.groups.iter().zip(&drawn.scores).zip(&stepped.credit);
+    let kept = kept.map(|((group, scores), credit)| (&group.example.example, scores, Some(credit)));
+    let dropped = drawn.dropped.iter().map(|(example, scores)| (example, scores, None));
+    let lines = kept.chain(dropped).enumerate().flat_map(|(index, (example, scores, credit))| {
+        lengths_of(scores).enumerate().map(move |(completion, length)| CompletionLine {
             step,
             group: index,
             completion,
@@ -176,8 +196,8 @@ pub fn completion_lines(step: u64, stepped: &Stepped) -> Vec<CompletionLine<'_>>
             question: &example.question,
             answer: &example.answer,
             text: &scores.texts[completion],
-            length: group.rollout.ids[completion].len(),
-            truncated: group.rollout.truncated[completion],
+            length,
+            truncated: scores.group.truncated[completion],
             reward: scores.rewards[completion].total,
             accuracy: scores.rewards[completion].accuracy,
             rewards: scores.rewards[completion]
@@ -185,7 +205,7 @@ pub fn completion_lines(step: u64, stepped: &Stepped) -> Vec<CompletionLine<'_>>
                 .iter()
                 .map(|(name, value)| ((*name).to_owned(), (*value).into()))
                 .collect(),
-            advantage: credit.advantages[completion],
+            advantage: credit.map(|credit| credit.advantages[completion]),
         })
     });
     lines.collect()

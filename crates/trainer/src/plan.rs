@@ -58,7 +58,7 @@ fn plan(config: &Config) -> String {
         rollout.prompts_per_step,
         rollout.completions,
         rollout.max_new_tokens,
-        config.optim.updates_per_rollout,
+        config.optim.updates_per_rollout * config.optim.minibatches.min(rollout.prompts_per_step),
         match config.optim.pass_tokens {
             0 => "all tokens".to_owned(),
             tokens => format!("at most {tokens} tokens"),

@@ -3,13 +3,16 @@
 use std::{collections::BTreeMap, path::Path};
 
 use anyhow::Result;
+use foveate_algo::MediaKind;
 use foveate_policy::{Segment, write_safetensors};
 use ndarray::Array1;
 use tch::{Kind, Tensor, no_grad};
 
 use crate::{
     config::RolloutContents,
-    step::{FRAME_LAYERS, Group, Scores, Seen, Stepper},
+    draw::{Drawn, Group, Scores},
+    observe::Seen,
+    step::{FRAME_LAYERS, Stepper},
 };
 
 impl Stepper<'_> {
@@ -17,10 +20,10 @@ impl Stepper<'_> {
     ///
     /// # Errors
     /// A file cannot be written.
-    pub(crate) fn record(&self, folder: &Path, groups: &[Group], scores: &[Scores], seen: &[Seen]) -> Result<()> {
+    pub(crate) fn record(&self, folder: &Path, drawn: &Drawn, seen: &[Seen]) -> Result<()> {
         fs_err::create_dir_all(folder)?;
-        for (index, group) in groups.iter().enumerate() {
-            let tensors = no_grad(|| self.recorded(group, &scores[index], &seen[index]))?;
+        for (index, group) in drawn.groups.iter().enumerate() {
+            let tensors = no_grad(|| self.recorded(group, &drawn.scores[index], &seen[index]))?;
             let path = folder.join(format!("group-{index}.safetensors"));
             write_safetensors(&path, tensors.iter().map(|(name, tensor)| (*name, tensor)))?;
         }
@@ -41,6 +44,7 @@ impl Stepper<'_> {
             ("accuracy", Tensor::try_from(&scores.group.accuracy)?),
             ("truncated", Tensor::try_from(&truncated)?),
             ("completion_mask", completions.mask().to_kind(Kind::Int64)),
+            ("has_video", Tensor::from_slice(&[i64::from(group.media == MediaKind::Video)])),
             ("completion_ids", completions.ids().shallow_clone()),
             ("old_logprobs", logprobs.copy()),
             ("logprobs", logprobs),
@@ -50,6 +54,15 @@ impl Stepper<'_> {
         }
         if let Some(entropy) = &rollout.entropy {
             tensors.insert("entropy", entropy.shallow_clone());
+        }
+        if let Some(accuracy) = &scores.contrast {
+            tensors.insert("shuffled_accuracy", Tensor::try_from(accuracy)?);
+        }
+        let altered = [("masked_logprobs", &seen.masked_logprobs), ("shuffled_logprobs", &seen.reordered_logprobs)];
+        for (name, logprobs) in altered {
+            if let Some(logprobs) = logprobs {
+                tensors.insert(name, Tensor::try_from(logprobs)?);
+            }
         }
         if let Some(reference) = &seen.ref_logprobs {
             tensors.insert("ref_logprobs", reference.shallow_clone());

@@ -1,7 +1,9 @@
 //! UPDATE: the differentiable passes over a step's groups and the optimizer's step.
 
+use std::ops::Range;
+
 use anyhow::{Context, Result};
-use foveate_algo::Credit;
+use foveate_algo::{Credit, GroupShape, factors};
 use foveate_policy::{
     AdamW, Completions, PolicyError, ScoreGradients, Surrogate, SurrogateInputs, TokenScores, surrogate_loss,
 };
@@ -9,9 +11,12 @@ use ndarray::Array2;
 use tch::{Kind, Tensor};
 
 use crate::{
+    counterfactual::viewed,
+    draw::{Group, Scores},
+    observe::Seen,
     passes::{Part, Sizes, cut, passes, segments},
     schedule::learning_rate,
-    step::{Group, Scores, Seen, Stepper},
+    step::Stepper,
 };
 
 /// What the optimizer did in a step.
@@ -59,40 +64,50 @@ struct Sums {
     loss: f64,
     kl: f64,
     clipped: [f64; 2],
-    gap: f64,
     tokens: f64,
+    gap: f64,
+    gap_tokens: f64,
 }
 
 impl Updater<'_> {
-    /// Takes `updates_per_rollout` optimizer steps. The groups pass through the policy packed, `optim.pass_tokens` tokens
-    /// at a time, and their gradients add up; the reduction is fixed for the whole step before, so that the split
-    /// changes nothing. Groups whose gradient is known to be 0 are left out.
+    /// Goes `updates_per_rollout` times through the groups, each time in `minibatches` optimizer steps on as many parts of
+    /// them. Groups pass through the policy packed, `optim.pass_tokens` tokens at a time, and their gradients add up; the
+    /// reduction is fixed for the whole optimizer step before, so that the split into passes changes nothing. Groups
+    /// whose gradient is known to be 0 are left out; without any group no step is taken.
     ///
     /// # Errors
     /// If a loss or gradient is not finite; that optimizer step is not taken.
     pub fn update(&mut self, stepper: &Stepper<'_>, step: u64, work: Work<'_>) -> Result<Updated> {
         let optim = &stepper.config.optim;
-        let updates = optim.updates_per_rollout.max(1);
         let learning_rate = learning_rate(optim, step, self.steps);
         let mut updated = Updated { learning_rate, ..Updated::default() };
         let mut total = Sums::default();
-        let groups = UpdateGroup::all(stepper, &work)?;
+        let minibatches = minibatches(work.groups.len(), optim.minibatches);
+        let groups = UpdateGroup::all(stepper, &work, &minibatches)?;
         let sizes: Vec<_> = work.groups.iter().map(|group| Sizes::of(&group.encoded, &group.completions)).collect();
-        let active = sizes.iter().enumerate().filter(|(index, _)| groups[*index].matters(stepper));
-        let passes = passes(active, optim.pass_tokens);
+        let of_part = |part: &Range<usize>| {
+            let active = part.clone().filter(|index| groups[*index].matters(stepper));
+            passes(active.map(|index| (index, &sizes[index])), optim.pass_tokens)
+        };
+        let passes: Vec<_> = minibatches.iter().map(of_part).collect();
+        let steps = (optim.updates_per_rollout * passes.len()) as f64;
         self.optimizer.zero_grad();
-        for update in 0..updates {
-            for parts in &passes {
-                Pass { stepper, work: &work, groups: &groups, parts, first: update == 0 }.run(&mut total)?;
-                self.optimizer.accumulate();
+        for update in 0..optim.updates_per_rollout {
+            for (number, passes) in passes.iter().enumerate() {
+                // The policy is the one that sampled until the first optimizer step.
+                let first = update == 0 && number == 0;
+                for parts in passes {
+                    Pass { stepper, work: &work, groups: &groups, parts, first }.run(&mut total)?;
+                    self.optimizer.accumulate();
+                }
+                updated.grad_norm += self.optimizer.step(learning_rate, optim.grad_clip)? / steps;
             }
-            updated.grad_norm += self.optimizer.step(learning_rate, optim.grad_clip)? / updates as f64;
         }
         let tokens = total.tokens.max(1.0);
-        updated.loss = total.loss / updates as f64;
+        updated.loss = total.loss / steps.max(1.0);
         updated.kl = stepper.reference.map(|_| total.kl / tokens);
         updated.clipped = total.clipped.map(|count| count / tokens);
-        updated.sampling_gap = total.gap / (tokens / updates as f64);
+        updated.sampling_gap = total.gap / total.gap_tokens.max(1.0);
         Ok(updated)
     }
 }
@@ -104,16 +119,31 @@ struct UpdateGroup {
     factors: Tensor,
     sampled: Tensor,
     reference: Option<Tensor>,
-    /// Teacher-forced log-probs of the policy that sampled: filled in by the first update's passes, while it is that
-    /// policy.
+    /// Teacher-forced log-probs of the policy that sampled: of the first minibatch, filled in by the first passes, while
+    /// the policy is the one that sampled; of all others, known before.
     old: Tensor,
     idle: bool,
 }
 
 impl UpdateGroup {
-    fn all(stepper: &Stepper<'_>, work: &Work<'_>) -> Result<Vec<Self>> {
-        let factors = stepper.factors(work.scores, work.credit);
-        factors.iter().enumerate().map(|(index, factors)| Self::new(stepper, work, index, factors)).collect()
+    fn all(stepper: &Stepper<'_>, work: &Work<'_>, minibatches: &[Range<usize>]) -> Result<Vec<Self>> {
+        let objective = stepper.algorithm.objective();
+        let shapes: Vec<_> =
+            work.scores.iter().zip(work.credit).map(|(scores, credit)| GroupShape::of(&scores.group, credit)).collect();
+        let factors = minibatches.iter().flat_map(|part| factors(&objective, &shapes[part.clone()]));
+        let groups = factors.enumerate().map(|(index, factors)| Self::new(stepper, work, index, &factors));
+        let groups = groups.collect::<Result<Vec<_>>>()?;
+        if let Some(first) = minibatches.first() {
+            // By their turn the policy will have moved.
+            let later = first.end..groups.len();
+            let prompts: Vec<_> =
+                later.clone().map(|index| (&work.groups[index].encoded, &work.groups[index].completions)).collect();
+            let policy = stepper.policy;
+            let tokens = stepper.config.optim.pass_tokens;
+            let seen = viewed(policy, &stepper.head(policy), &prompts, tokens, |_| false)?;
+            later.zip(seen).for_each(|(index, seen)| groups[index].old.shallow_clone().copy_(&seen.logprobs));
+        }
+        Ok(groups)
     }
 
     fn new(stepper: &Stepper<'_>, work: &Work<'_>, index: usize, factors: &Array2<f32>) -> Result<Self> {
@@ -139,6 +169,12 @@ impl UpdateGroup {
     fn matters(&self, stepper: &Stepper<'_>) -> bool {
         !self.idle || self.reference.is_some() || stepper.algorithm.objective().entropy_coef != 0.0
     }
+}
+
+/// Groups `0..count` in `wanted` parts whose sizes differ by at most one; fewer, if there are fewer groups.
+fn minibatches(count: usize, wanted: usize) -> Vec<Range<usize>> {
+    let parts = wanted.clamp(1, count.max(1)).min(count);
+    (0..parts).map(|part| part * count / parts..(part + 1) * count / parts).collect()
 }
 
 /// One pass through the policy.
@@ -192,6 +228,7 @@ impl Pass<'_> {
             old.copy_(&logprobs.detach());
             let gap = (rows(&group.sampled) - &old).abs() * completions.mask().to_kind(Kind::Float);
             total.gap += gap.sum(Kind::Double).double_value(&[]);
+            total.gap_tokens += completions.token_count() as f64;
         }
         let entropy =
             (objective.entropy_coef != 0.0).then(|| completions.padded(&scores.entropy).set_requires_grad(true));

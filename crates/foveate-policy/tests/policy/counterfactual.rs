@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use foveate_algo::Layers;
 use foveate_policy::{
-    Alteration, Completions, Encoded, GroupForward, LoadOptions, Media, Prompt, Segment, Trainable, Vlm,
+    Alteration, Completions, Encoded, GroupForward, LoadOptions, Media, Prompt, Segment, Shown, Trainable, Vlm,
 };
 use foveate_video::Patches;
 use tch::{Device, Kind};
@@ -54,10 +54,10 @@ fn forward(model: &Vlm, prompt: &Encoded) -> GroupForward {
 fn what_stands_in_zeroed_or_hidden_frames_does_not_matter_and_what_stands_elsewhere_does() {
     let model = frozen(1);
     for alter in [Alteration::Zeroed, Alteration::Hidden] {
-        for frames in [vec![1], vec![0, 1, 2, 3, 4], vec![4, 2]] {
+        for frames in [vec![1], (0..5).collect(), vec![4, 2]] {
             let altered = |sequence: &Prompt| {
                 let encoded = model.encode(sequence).unwrap();
-                forward(&model, &model.altered(&encoded, &alter(frames.clone())).unwrap()).hidden
+                forward(&model, &model.altered(&encoded, &alter(Shown::Frames(frames.clone()))).unwrap()).hidden
             };
             let original = shown(1);
             let plain = forward(&model, &model.encode(&original).unwrap()).hidden;
@@ -76,7 +76,7 @@ fn what_stands_in_zeroed_or_hidden_frames_does_not_matter_and_what_stands_elsewh
 fn hidden_frames_get_no_attention_and_leave_the_positions_of_all_others() {
     let model = frozen(2);
     let encoded = model.encode(&shown(2)).unwrap();
-    let hidden = model.altered(&encoded, &Alteration::Hidden(vec![0, 3])).unwrap();
+    let hidden = model.altered(&encoded, &Alteration::Hidden(Shown::Frames(vec![0, 3]))).unwrap();
     assert_eq!((hidden.tokens(), hidden.video_tokens()), (encoded.tokens() - 3, encoded.video_tokens() - 3));
     assert_eq!((hidden.frames(), hidden.videos()), (5, [3, 2].as_slice()));
     // An image of 2 tokens behind 2 words and the mark before it, then a mark at each end of a picture.
@@ -90,6 +90,22 @@ fn hidden_frames_get_no_attention_and_leave_the_positions_of_all_others() {
     );
     let seen: Vec<bool> = (0..5).map(|frame| mass.double_value(&[frame]) > 0.0).collect();
     assert_eq!(seen, [false, true, true, false, true]);
+}
+
+#[test]
+fn all_that_is_shown_can_be_zeroed_or_hidden_images_included() {
+    let model = frozen(6);
+    let shows = |seed| prompt(&[Part::Text(2), Part::Image { h: 1, w: 2 }, Part::Text(3)], seed);
+    for alter in [Alteration::Zeroed, Alteration::Hidden] {
+        let [one, other] = [1, 2].map(|seed| {
+            let sequence = Prompt { ids: shows(1).ids, media: shows(seed).media };
+            let encoded = model.encode(&sequence).unwrap();
+            forward(&model, &model.altered(&encoded, &alter(Shown::All)).unwrap()).hidden
+        });
+        assert_close("hidden states", &one, &other, 1e-6);
+        let plain = forward(&model, &model.encode(&shows(1)).unwrap()).hidden;
+        assert!(difference(&one, &plain) > 1e-3);
+    }
 }
 
 #[test]
@@ -139,7 +155,7 @@ fn frames_that_do_not_exist_and_orders_that_are_none_are_errors() {
     let model = frozen(5);
     let encoded = model.encode(&shown(5)).unwrap();
     let error = |alteration| model.altered(&encoded, &alteration).unwrap_err().to_string();
-    assert!(error(Alteration::Zeroed(vec![0, 5])).contains("frame 5 of a prompt with 5"));
+    assert!(error(Alteration::Zeroed(Shown::Frames(vec![0, 5]))).contains("frame 5 of a prompt with 5"));
     assert!(error(Alteration::Reordered(vec![0, 1, 1, 3, 4])).contains("expected an order of 5 frames"));
     assert!(error(Alteration::Reordered(vec![3, 1, 2, 0, 4])).contains("frame 3 has another size than frame 0"));
 }

@@ -66,8 +66,11 @@ pub struct OptimTable {
     pub schedule: Schedule,
     /// Largest gradient norm, over all parameters; 0: not clipped.
     pub grad_clip: f64,
-    /// Optimizer steps taken on each rollout (all papers: 1).
+    /// Times that each rollout is gone through (all papers: 1). From the second optimizer step on, the importance ratio
+    /// moves and clipping can bind.
     pub updates_per_rollout: usize,
+    /// Optimizer steps of each time, on as many parts of the step's groups (all papers: 1).
+    pub minibatches: usize,
     /// Most tokens of a pass through the policy, prompts included; 0: the whole step in one. Groups are packed up to it,
     /// and one that is larger is split between completions. Gradients add up, so this changes memory and time only.
     pub pass_tokens: usize,
@@ -88,6 +91,7 @@ impl Default for OptimTable {
             schedule: Schedule::Constant,
             grad_clip: 1.0,
             updates_per_rollout: 1,
+            minibatches: 1,
             pass_tokens: 16384,
             recompute: Recompute::Nothing,
         }

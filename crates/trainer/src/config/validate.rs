@@ -17,6 +17,7 @@ impl Config {
             ("rollout.prompts_per_step", rollout.prompts_per_step),
             ("rollout.max_new_tokens", rollout.max_new_tokens),
             ("optim.updates_per_rollout", optim.updates_per_rollout),
+            ("optim.minibatches", optim.minibatches),
             ("data.max_prompt_tokens", self.data.max_prompt_tokens),
             ("eval.batch", eval.batch),
             ("sft.batch", self.sft.batch),

@@ -37,8 +37,8 @@ pub struct CompletionLine<'a> {
     pub accuracy: f32,
     /// Each scorer's part.
     pub rewards: Map<String, Value>,
-    /// Advantage after the algorithm's shaping.
-    pub advantage: f32,
+    /// Advantage after the algorithm's shaping; null in a group that the algorithm did not keep.
+    pub advantage: Option<f32>,
 }
 
 /// Writes the completions of a step, one a line.

@@ -2,7 +2,11 @@
 
 mod evaluations;
 
-use std::{path::Path, sync::Arc, time::Instant};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
 use foveate_policy::{AdamW, LoadOptions, TextProcessor, Trainable, Vlm, read_safetensors, runtime, write_safetensors};
@@ -231,7 +235,14 @@ impl<'a> Run<'a> {
     fn step(&mut self, file: &mut MetricsFile) -> Result<StepMetrics> {
         let begun = Instant::now();
         let step = self.state.step + 1;
-        let batch = self.loader.batch(self.config.rollout.prompts_per_step)?;
+        let (mut bad, mut wait) = (Vec::new(), Duration::ZERO);
+        let loader = &mut self.loader;
+        let mut supply = |count: usize| {
+            let batch = loader.batch(count)?;
+            bad.extend(batch.bad);
+            wait += batch.wait;
+            Ok(batch.examples)
+        };
         let algorithm = self.config.algo.algorithm().user()?;
         let stepper = Stepper {
             policy: &self.policy,
@@ -244,15 +255,14 @@ impl<'a> Run<'a> {
         let mut updater = Updater { optimizer: &mut self.optimizer, steps: self.config.run.steps };
         let run = &self.config.run;
         let record = every(run.save_rollouts, step).then(|| self.folder.rollouts(step));
-        let stepped = stepper
-            .run(step, batch.examples, &mut updater, record.as_deref())
-            .with_context(|| format!("step {step}"))?;
+        let stepped =
+            stepper.run(step, &mut supply, &mut updater, record.as_deref()).with_context(|| format!("step {step}"))?;
         self.state = State {
             step,
-            num_tokens: self.state.num_tokens + tokens(&stepped.groups),
+            num_tokens: self.state.num_tokens + tokens(&stepped.drawn.groups),
             loader: self.loader.state().clone(),
         };
-        let (data_wait, step_time) = (batch.wait.as_secs_f64(), begun.elapsed().as_secs_f64());
+        let (data_wait, step_time) = (wait.as_secs_f64(), begun.elapsed().as_secs_f64());
         self.waits = Waits { steps: self.waits.steps + step_time, data: self.waits.data + data_wait };
         let line = metrics(
             &stepped,
@@ -260,7 +270,7 @@ impl<'a> Run<'a> {
                 step,
                 algorithm: algorithm.name(),
                 num_tokens: self.state.num_tokens,
-                bad: &batch.bad,
+                bad: &bad,
                 bad_total: self.state.loader.bad.len(),
                 data_wait,
                 step_time,
