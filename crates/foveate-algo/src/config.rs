@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::{AlgoError, Algorithm, appo, grpo};
+use crate::{AlgoError, Algorithm, appo, dapo, grpo, t_grpo, tw_grpo, video_ktr};
 
 /// Defines [`NAMES`] and [`AlgoConfig`]: module, type and doc of each algorithm.
 macro_rules! algorithms {
@@ -56,8 +56,16 @@ macro_rules! algorithms {
 algorithms! {
     /// Group-relative policy optimisation.
     grpo::Grpo,
+    /// Decoupled clip and dynamic sampling policy optimisation.
+    dapo::Dapo,
+    /// Temporal group-relative policy optimisation.
+    t_grpo::TGrpo,
+    /// Token-weighted group-relative policy optimisation.
+    tw_grpo::TwGrpo,
     /// Attention-guided perception policy optimisation.
     appo::Appo,
+    /// Reinforcement of key tokens only.
+    video_ktr::VideoKtr,
 }
 
 impl Default for AlgoConfig {

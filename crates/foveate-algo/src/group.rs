@@ -109,7 +109,7 @@ pub struct Credit {
     /// Weight of each token in the surrogate, `[G, T]`; 0 on padding.
     pub weights: Array2<f32>,
     /// The tokens that the algorithm singled out, `[G, T]` (APPO: perception tokens; Video-KTR: key tokens; GRPO: every
-    /// token). The loss leaves the others out if its reduction is [`crate::Reduction::SelectedMean`]; else for reports.
+    /// token). [`crate::Reduction::SelectedMean`] counts them; else they are for reports.
     pub selected: Array2<bool>,
     /// Intermediate results by name, described on the algorithm's page; those without an axis are metrics.
     pub details: Vec<(&'static str, ArrayD<f32>)>,

@@ -20,6 +20,7 @@
 mod advantage;
 pub mod appo;
 mod config;
+pub mod dapo;
 mod distance;
 mod divergence;
 mod error;
@@ -29,6 +30,9 @@ mod needs;
 mod objective;
 mod recorded;
 mod settings;
+pub mod t_grpo;
+pub mod tw_grpo;
+pub mod video_ktr;
 
 pub use advantage::{Scaling, advantages};
 pub use config::{AlgoConfig, Layers, NAMES, Variant};
@@ -37,7 +41,7 @@ pub use divergence::{Divergence, TokenDistributions, normalized};
 pub use error::AlgoError;
 pub use group::{Credit, GroupShape, Observations, ScoredGroup};
 pub use needs::{MaskedFrames, Masking, MediaKind, Needs, Reordering, VisualMask};
-pub use objective::{ClipRange, Normalizer, Objective, Ratio, Reduction, TokenMeanOver, WeightSide, factors};
+pub use objective::{ClipRange, Objective, Ratio, Reduction, TokenMeanOver, WeightSide, factors};
 pub use recorded::RecordedDistributions;
 
 /// One way to turn a group's rewards into credit for its tokens.

@@ -22,7 +22,7 @@ pub struct Objective {
     pub kl_coef: f32,
     /// Coefficient of the entropy bonus.
     pub entropy_coef: f32,
-    /// Where token weights enter. Never the KL term.
+    /// Where token weights enter.
     pub weights: WeightSide,
 }
 
@@ -45,13 +45,15 @@ pub enum Ratio {
     Sequence,
 }
 
-/// Where a token's weight enters the surrogate of ratio `r` and advantage `A`.
+/// Where a token's weight enters the loss of ratio `r` and advantage `A`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WeightSide {
     /// `min(w r A, clip(r) A)`: the weight can decide what is clipped (TW-GRPO, eq. 6).
     InsideMin,
     /// `w min(r A, clip(r) A)` (APPO and all released code).
     OnSurrogate,
+    /// `w (min(r A, clip(r) A) - kl_coef k3 + entropy_coef H)`: a token of weight 0 has no part in the loss (Video-KTR).
+    OnTokenLoss,
 }
 
 /// How token losses become one number.
@@ -64,19 +66,9 @@ pub enum Reduction {
     /// Sum over each completion's tokens divided by this number, then the mean over the group's completions, then over
     /// groups (Dr. GRPO, arXiv 2503.20783): a long completion's tokens count as much as a short one's.
     ConstantLength(usize),
-    /// Sum over the tokens that the credit selected, divided by what is named, then the mean over the group's
-    /// completions, then over groups (Video-KTR). A completion without such a token contributes 0.
-    SelectedMean(Normalizer),
-}
-
-/// What a sum over a completion's selected tokens is divided by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Normalizer {
-    /// The completion's length.
-    Length,
-    /// The number of its selected tokens.
-    Selected,
+    /// Mean over the tokens that the credit selected of each completion, then over the group's completions, then over
+    /// groups (released Video-KTR). A completion without such a token contributes 0.
+    SelectedMean,
 }
 
 /// The set of tokens that one token-mean runs over.
@@ -103,7 +95,7 @@ pub fn factors(objective: &Objective, groups: &[GroupShape]) -> Vec<Array2<f32>>
     let group_factors = |(group, lengths): (&GroupShape, &Vec<usize>)| {
         let completions = lengths.iter().filter(|length| **length > 0).count() as f64;
         let selected: Vec<usize> = group.selected.rows().into_iter().map(count).collect();
-        let only_selected = matches!(objective.reduction, Reduction::SelectedMean(_));
+        let only_selected = objective.reduction == Reduction::SelectedMean;
         Array2::from_shape_fn(group.mask.dim(), |(i, t)| {
             if !group.mask[[i, t]] || lengths[i] == 0 || (only_selected && !group.selected[[i, t]]) {
                 return 0.0;
@@ -111,8 +103,8 @@ pub fn factors(objective: &Objective, groups: &[GroupShape]) -> Vec<Array2<f32>>
             let tokens = match objective.reduction {
                 Reduction::TokenMean(TokenMeanOver::Step) => return (1.0 / step_tokens as f64) as f32,
                 Reduction::TokenMean(TokenMeanOver::Group) => tokens(lengths) as f64 / completions,
-                Reduction::SequenceMean | Reduction::SelectedMean(Normalizer::Length) => lengths[i] as f64,
-                Reduction::SelectedMean(Normalizer::Selected) => selected[i] as f64,
+                Reduction::SequenceMean => lengths[i] as f64,
+                Reduction::SelectedMean => selected[i] as f64,
                 Reduction::ConstantLength(length) => length as f64,
             };
             (1.0 / (tokens * completions * step_groups as f64)) as f32
@@ -211,10 +203,7 @@ mod tests {
 
     #[test]
     fn a_mean_over_selected_tokens_leaves_the_others_out_and_counts_completions_without_one() {
-        let found = factors(&objective(Reduction::SelectedMean(Normalizer::Length)), &step());
-        let twelfth = 1.0_f32 / 12.0;
-        assert_eq!(found[0], array![[0.0, 0.0, 0.0], [twelfth, 0.0, twelfth]]);
-        let found = factors(&objective(Reduction::SelectedMean(Normalizer::Selected)), &step());
+        let found = factors(&objective(Reduction::SelectedMean), &step());
         assert_eq!(found[0], array![[0.0, 0.0, 0.0], [0.125, 0.0, 0.125]]);
         assert_eq!(found[1], array![[0.125, 0.125], [0.0, 0.25]]);
     }

@@ -5,13 +5,15 @@
 use std::path::{Path, PathBuf};
 
 use foveate_algo::{
-    AlgoConfig, Credit, GroupShape, MediaKind, Objective, Observations, Ratio, RecordedDistributions, ScoredGroup,
-    WeightSide, factors,
+    AlgoConfig, Counterfactual, Credit, GroupShape, MediaKind, NAMES, Objective, Observations, Ratio,
+    RecordedDistributions, ScoredGroup, WeightSide, factors,
 };
 use ndarray::{Array1, Array2, Array3, ArrayD, ArrayViewD};
 use safetensors::SafeTensors;
 
 const TOLERANCE: f64 = 2e-5;
+
+const CHANGED_LOGITS: [&str; 2] = ["masked_logits", "shuffled_logits"];
 
 /// The folder of recorded groups.
 fn golden() -> PathBuf {
@@ -24,6 +26,10 @@ struct Tensors(Vec<u8>);
 impl Tensors {
     fn read(path: &Path) -> Self {
         Self(std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())))
+    }
+
+    fn has(&self, name: &str) -> bool {
+        SafeTensors::deserialize(&self.0).unwrap().tensor(name).is_ok()
     }
 
     fn get(&self, name: &str) -> ArrayD<f32> {
@@ -59,7 +65,10 @@ struct Recorded {
     group: ScoredGroup,
     attention: Array3<f32>,
     logits: Array3<f32>,
-    logprobs: [Array2<f32>; 3], // new, old, reference
+    logprobs: [Array2<f32>; 3],       // new, old, reference
+    counterfactual: [Array2<f32>; 2], // masked, shuffled
+    changed_logits: Option<[Array3<f32>; 2]>,
+    shuffled_accuracy: Array1<f32>,
 }
 
 impl Recorded {
@@ -78,36 +87,77 @@ impl Recorded {
             attention: file.cube("frame_attention"),
             logits: file.cube("logits"),
             logprobs: ["logprobs", "old_logprobs", "ref_logprobs"].map(|name| file.matrix(name)),
+            counterfactual: ["masked_logprobs", "shuffled_logprobs"].map(|name| file.matrix(name)),
+            changed_logits: file.has("masked_logits").then(|| CHANGED_LOGITS.map(|name| file.cube(name))),
+            shuffled_accuracy: file.vector("shuffled_accuracy"),
         }
     }
 
     fn distributions(&self) -> RecordedDistributions {
-        RecordedDistributions::new(self.logits.clone(), &self.group.mask).unwrap()
+        let distributions = RecordedDistributions::new(self.logits.clone(), &self.group.mask).unwrap();
+        let Some([masked, shuffled]) = self.changed_logits.clone() else { return distributions };
+        let distributions = distributions.with(Counterfactual::Masked, masked).unwrap();
+        distributions.with(Counterfactual::Reordered, shuffled).unwrap()
+    }
+
+    /// Entropy in nats of every token.
+    fn entropy(&self) -> Array2<f32> {
+        Array2::from_shape_fn(self.group.mask.dim(), |(i, t)| {
+            let exps = self.logits.slice(ndarray::s![i, t, ..]).mapv(|logit| f64::from(logit).exp());
+            let p = &exps / exps.sum();
+            -p.mapv(|p| p * p.ln()).sum() as f32
+        })
+    }
+
+    /// NaN wherever padding is.
+    fn spoil_padding(&mut self) {
+        let padding: Vec<_> = self.group.mask.indexed_iter().filter(|(_, token)| !**token).map(|(at, _)| at).collect();
+        for (i, t) in padding {
+            let changed = self.changed_logits.iter_mut().flatten();
+            for cube in [&mut self.attention, &mut self.logits].into_iter().chain(changed) {
+                cube.slice_mut(ndarray::s![i, t, ..]).fill(f32::NAN);
+            }
+            for matrix in self.logprobs.iter_mut().chain(&mut self.counterfactual) {
+                matrix[[i, t]] = f32::NAN;
+            }
+        }
     }
 }
 
 /// Loss and its gradient by the new log-probs, `[G, T]`, of one group.
 fn surrogate(objective: &Objective, credit: &Credit, factors: &Array2<f32>, recorded: &Recorded) -> (f64, Array2<f64>) {
-    assert_eq!(objective.ratio, Ratio::Token);
+    let lengths = recorded.group.lengths().unwrap();
+    let [new, old, reference] = recorded.logprobs.each_ref().map(|array| array.mapv(f64::from));
     let mut loss = 0.0;
     let mut gradient = Array2::zeros(factors.dim());
     for ((i, t), factor) in factors.indexed_iter().filter(|(at, _)| recorded.group.mask[*at]) {
-        let [new, old, reference] = recorded.logprobs.each_ref().map(|array| f64::from(array[[i, t]]));
         let (weight, advantage) = (f64::from(credit.weights[[i, t]]), f64::from(credit.advantages[i]));
         let (inside, outside) = match objective.weights {
             WeightSide::InsideMin => (weight, 1.0),
-            WeightSide::OnSurrogate => (1.0, weight),
+            WeightSide::OnSurrogate | WeightSide::OnTokenLoss => (1.0, weight),
         };
-        let ratio = (new - old).exp();
+        let on_kl = if objective.weights == WeightSide::OnTokenLoss { weight } else { 1.0 };
+        // The tokens that the ratio is made of, each with an equal part in its logarithm.
+        let parts = match objective.ratio {
+            Ratio::Token => t..t + 1,
+            Ratio::Sequence => 0..lengths[i],
+        };
+        let part = 1.0 / parts.len() as f64;
+        let ratio = (parts.clone().map(|t| new[[i, t]] - old[[i, t]]).sum::<f64>() * part).exp();
         let clipped =
             objective.clip.map_or(ratio, |clip| ratio.clamp(1.0 - f64::from(clip.low), 1.0 + f64::from(clip.high)));
         let (free, bound) = (inside * ratio * advantage, clipped * advantage);
-        let slope = if free <= bound { inside * ratio * advantage } else { 0.0 };
-        let gap = reference - new;
-        let kl = f64::from(objective.kl_coef);
+        let within = clipped == ratio;
+        let slope = if free <= bound { free } else { f64::from(u8::from(within)) * bound };
+        let gap = reference[[i, t]] - new[[i, t]];
+        let kl = on_kl * f64::from(objective.kl_coef);
         let factor = f64::from(*factor);
-        loss += factor * (-outside * free.min(bound) + kl * (gap.exp() - gap - 1.0));
-        gradient[[i, t]] = factor * (-outside * slope + kl * (1.0 - gap.exp()));
+        loss += factor * -outside * free.min(bound);
+        parts.for_each(|t| gradient[[i, t]] -= factor * outside * slope * part);
+        if kl > 0.0 {
+            loss += factor * kl * (gap.exp() - gap - 1.0);
+            gradient[[i, t]] += factor * kl * (1.0 - gap.exp());
+        }
     }
     (loss, gradient)
 }
@@ -126,7 +176,7 @@ fn expect_close(what: &str, case: &str, expected: ArrayViewD<f32>, found: ArrayD
     for (at, expected) in expected.indexed_iter() {
         let found = found[&at];
         assert!(
-            (found - f64::from(*expected)).abs() <= TOLERANCE,
+            (found - f64::from(*expected)).abs() <= TOLERANCE * f64::from(*expected).abs().max(1.0),
             "{case}: {what}{at:?} is {found}, expected {expected}"
         );
     }
@@ -135,21 +185,24 @@ fn expect_close(what: &str, case: &str, expected: ArrayViewD<f32>, found: ArrayD
 fn check(settings: &Path) {
     let case = settings.display().to_string();
     let json: serde_json::Value = serde_json::from_slice(&std::fs::read(settings).unwrap()).unwrap();
-    let config = AlgoConfig::parse(json["algo"].as_str().unwrap(), &json["settings"]).unwrap();
+    // What is not an algorithm of this crate is a configuration of GRPO, whose settings the case states.
+    let algo = json["algo"].as_str().filter(|name| NAMES.contains(name)).unwrap_or("grpo");
+    let config = AlgoConfig::parse(algo, &json["settings"]).unwrap_or_else(|error| panic!("{case}: {error}"));
     let algorithm = config.algorithm().unwrap();
     let mut recorded = Recorded::read(&settings.with_file_name("rollouts.safetensors"));
-    let padding = recorded.group.mask.mapv(|token| !token);
-    for ((i, t), _) in padding.indexed_iter().filter(|(_, padding)| **padding) {
-        recorded.attention.slice_mut(ndarray::s![i, t, ..]).fill(f32::NAN);
-        recorded.logits.slice_mut(ndarray::s![i, t, ..]).fill(f32::NAN);
-    }
+    recorded.spoil_padding();
     let expected = Tensors::read(&settings.with_extension("safetensors"));
 
     let distributions = recorded.distributions();
+    let [masked, shuffled] = recorded.counterfactual.clone();
     let seen = Observations {
         frame_attention: Some(recorded.attention.clone()),
         distributions: Some(&distributions),
-        ..Observations::default()
+        entropy: Some(recorded.entropy()),
+        sampling_logprobs: Some(recorded.logprobs[1].clone()),
+        masked_logprobs: Some(masked),
+        reordered_logprobs: Some(shuffled),
+        contrast_accuracy: Some(recorded.shuffled_accuracy.clone()),
     };
     let credit = algorithm.credit(&recorded.group, &seen).unwrap();
     let objective = algorithm.objective();
@@ -167,8 +220,11 @@ fn check(settings: &Path) {
     expect_close("token_weights", &case, expected.get("token_weights").view(), wide(credit.weights.view().into_dyn()));
     expect_close("loss", &case, expected.get("loss").view(), ndarray::arr1(&[loss]).into_dyn());
     expect_close("grad_logprobs", &case, expected.get("grad_logprobs").view(), gradient.into_dyn());
-    if let Some(frames) = credit.detail("crucial_frames") {
-        assert_eq!(frames, expected.get("crucial_frames"), "{case}");
+    for name in ["crucial_frames", "divergence", "visual", "temporal", "entropy"] {
+        if expected.has(name) {
+            let found = credit.detail(name).unwrap_or_else(|| panic!("{case}: {name} is missing"));
+            expect_close(name, &case, expected.get(name).view(), wide(found.view()));
+        }
     }
 }
 

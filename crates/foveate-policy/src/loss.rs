@@ -43,7 +43,7 @@ pub struct Surrogate {
 
 /// Loss = sum of factor * ( -s + kl_coef k3 - entropy_coef entropy ), with s = min(r A, clip(r, 1 - low, 1 + high) A)
 /// (PPO's clipped surrogate, as in DeepSeekMath eq. 3, arXiv 2402.03300) and k3 = exp(d) - d - 1, d = ref - logprob.
-/// The token weight stands inside the min on the unclipped term (TW-GRPO eq. 6) or on s, never on the KL.
+/// The token weight stands inside the min on the unclipped term (TW-GRPO eq. 6), on s, or on the whole token loss.
 pub fn surrogate_loss(inputs: &SurrogateInputs<'_>) -> Surrogate {
     let mask = inputs.mask.to_kind(Kind::Float);
     // Padding may hold anything; from here on it is 0 and has no gradient.
@@ -70,21 +70,22 @@ pub fn surrogate_loss(inputs: &SurrogateInputs<'_>) -> Surrogate {
             let clipped = ratio.clamp(low, high) * &advantages;
             let surrogate = match objective.weights {
                 WeightSide::InsideMin => (&weights * plain).minimum(&clipped),
-                WeightSide::OnSurrogate => &weights * plain.minimum(&clipped),
+                WeightSide::OnSurrogate | WeightSide::OnTokenLoss => &weights * plain.minimum(&clipped),
             };
             (surrogate, Some(low), Some(high))
         }
     };
     let mut token_loss = -surrogate;
+    let weighted = |term: Tensor| if objective.weights == WeightSide::OnTokenLoss { term * &weights } else { term };
     let mut kl_sum = 0.0;
     if let Some(reference) = inputs.ref_logprobs {
         let d = masked(reference) - &logprobs;
         let k3 = d.exp() - &d - 1.0;
         kl_sum = k3.sum(Kind::Double).double_value(&[]);
-        token_loss += k3 * f64::from(objective.kl_coef);
+        token_loss += weighted(k3 * f64::from(objective.kl_coef));
     }
     if let Some(entropy) = inputs.entropy {
-        token_loss -= masked(entropy) * f64::from(objective.entropy_coef);
+        token_loss -= weighted(masked(entropy) * f64::from(objective.entropy_coef));
     }
     let clipped = |outside: Tensor, sign: Tensor| {
         (outside.logical_and(&sign).to_kind(Kind::Float) * &mask).sum(Kind::Double).double_value(&[])
@@ -164,7 +165,8 @@ mod tests {
                 };
                 let d = f(REFERENCE[i]) - f(LOGPROBS[i]);
                 let k3 = d.exp() - d - 1.0;
-                f(FACTORS[i]) * (-s + f(objective.kl_coef) * k3 - f(objective.entropy_coef) * f(ENTROPY[i]))
+                let rest = f(objective.kl_coef) * k3 - f(objective.entropy_coef) * f(ENTROPY[i]);
+                f(FACTORS[i]) * (-s + if objective.weights == WeightSide::OnTokenLoss { weight * rest } else { rest })
             })
             .sum()
     }
@@ -175,7 +177,7 @@ mod tests {
 
     #[test]
     fn the_loss_equals_the_formula_and_padding_has_no_part_in_it() {
-        for weights in [WeightSide::InsideMin, WeightSide::OnSurrogate] {
+        for weights in [WeightSide::InsideMin, WeightSide::OnSurrogate, WeightSide::OnTokenLoss] {
             for clip in [None, Some(CLIP)] {
                 let objective = Objective { weights, clip, kl_coef: 0.3, entropy_coef: 0.2, ..objective() };
                 let (loss, gradient, _) = run(&objective, &LOGPROBS, &OLD);

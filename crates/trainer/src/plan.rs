@@ -52,7 +52,7 @@ fn plan(config: &Config) -> String {
     format!(
         "{} on {}: {} steps of {} prompts x {} completions = {completions} completions of at most {} tokens;\n\
          {} optimizer step(s) per rollout, {} per backward pass; {saves}\n",
-        config.algorithm_name(),
+        config.name(),
         config.model.device,
         run.steps,
         rollout.prompts_per_step,

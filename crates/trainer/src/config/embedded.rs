@@ -13,34 +13,34 @@ const HOME_VARIABLE: &str = "FOVEATE_HOME";
 
 const DEMO: &str = include_str!("../../../../configs/demo/base.toml");
 
-/// An algorithm's name, its file, and what it has of its own in the embedded default.
+/// For each name that `--algo` takes, its file and what it has of its own in the embedded default.
 macro_rules! files {
-    ($name:literal) => {
-        (
-            $name,
+    ($($name:literal)*) => {
+        const NAMES: &[&str] = &[$($name),*];
+
+        const FILES: &[(File, File)] = &[$((
             (concat!("configs/", $name, ".toml"), include_str!(concat!("../../../../configs/", $name, ".toml"))),
             (
                 concat!("configs/demo/", $name, ".toml"),
                 include_str!(concat!("../../../../configs/demo/", $name, ".toml")),
             ),
-        )
+        )),*];
     };
 }
 
-/// A line for each algorithm.
-const FILES: &[(&str, File, File)] = &[files!("grpo"), files!("appo")];
+files!("grpo" "dr-grpo" "gspo" "dapo" "t-grpo" "tw-grpo" "appo" "video-ktr");
 
 /// A compiled-in file: its name in the repository and its text.
 pub(super) type File = (&'static str, &'static str);
 
 /// An algorithm's file and its part of the embedded default.
 fn files(name: &str) -> Option<(File, File)> {
-    FILES.iter().find(|(known, ..)| *known == name).map(|(_, paper, demo)| (*paper, *demo))
+    NAMES.iter().zip(FILES).find(|(known, _)| **known == name).map(|(_, files)| *files)
 }
 
-/// The names that `--algo` takes.
+/// The names that `--algo` takes: those of the algorithms, and of configurations of one of them that papers gave a name.
 pub fn algorithm_names() -> &'static [&'static str] {
-    foveate_algo::NAMES
+    NAMES
 }
 
 /// The algorithm's settings from its paper.
@@ -125,8 +125,17 @@ mod tests {
 
     #[test]
     fn every_algorithm_has_its_configurations() {
-        for name in algorithm_names() {
+        for name in foveate_algo::NAMES {
             assert!(algorithm(name).is_some() && demo(name).is_some(), "{name}");
         }
+    }
+
+    #[test]
+    fn every_configuration_of_an_algorithm_is_compiled_in() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs");
+        let files = fs_err::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let names: Vec<_> = files.filter_map(|file| Some(file.strip_suffix(".toml")?.to_owned())).collect();
+        assert_eq!(names.len(), NAMES.len());
+        assert!(names.iter().all(|name| NAMES.contains(&name.as_str())), "{names:?}");
     }
 }

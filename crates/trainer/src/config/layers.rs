@@ -100,8 +100,9 @@ pub fn resolve(layers: &Layers) -> Result<Resolved> {
         own.push(Layer::set(text)?);
     }
     let name = algorithm_name(layers.algo.as_deref(), &own)?;
+    let method = method(&name)?;
     // A typo is told before a model is looked for.
-    check(&mut own, &name)?;
+    check(&mut own, &method)?;
     let given = merged(&own);
     let demo = match (has(&given, "model", "path"), has(&given, "data", "train")) {
         (false, false) => Some(Demo::find()?),
@@ -119,7 +120,7 @@ pub fn resolve(layers: &Layers) -> Result<Resolved> {
         all.push(Layer { source: "the embedded default".into(), table: demo.layer() });
     }
     all.extend(own);
-    let config = finish(all, &name)?.absolute()?;
+    let config = finish(all, &method)?.absolute()?;
     Ok(Resolved { config, demo })
 }
 
@@ -136,7 +137,7 @@ pub fn resolve_plain(layers: &Layers) -> Result<Config> {
     let paper = layers.algo.as_ref().and_then(|_| embedded::algorithm(&name));
     let mut all = paper.map(|(source, text)| Layer::parse(source, text)).into_iter().collect::<Result<Vec<_>>>()?;
     all.extend(own);
-    finish(all, &name)
+    finish(all, &method(&name)?)
 }
 
 /// The configuration of a run, with changes laid over it.
@@ -174,6 +175,13 @@ fn algorithm_name(flag: Option<&str>, own: &[Layer]) -> Result<String> {
         None => format!("known: {}", known.join(", ")),
     };
     Err(user_error(format!("{source}: unknown algorithm \"{name}\"; {hint}")))
+}
+
+/// The algorithm that a name stands for: its own, or the one that the name's file configures (`gspo`: `grpo`).
+fn method(name: &str) -> Result<String> {
+    let file = embedded::algorithm(name).map(|(source, text)| Layer::parse(source, text)).transpose()?;
+    let stated = file.as_ref().and_then(|file| file.table.get("algo")?.get("name")?.as_str());
+    Ok(stated.unwrap_or(name).to_owned())
 }
 
 /// Checks each layer on its own; what is left of `algo` are the algorithm's settings.

@@ -80,9 +80,9 @@ impl Config {
         if self.eval.max_new_tokens == 0 { self.rollout.max_new_tokens } else { self.eval.max_new_tokens }
     }
 
-    /// The algorithm's name.
-    pub fn algorithm_name(&self) -> &'static str {
-        self.algo.name()
+    /// What the run is called: `run.name`, else the algorithm's name.
+    pub fn name(&self) -> &str {
+        self.run.name.as_deref().unwrap_or(self.algo.name())
     }
 
     /// The same configuration with every path absolute, so that a run can go on from any folder.

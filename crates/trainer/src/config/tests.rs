@@ -117,7 +117,20 @@ fn the_command_line_chooses_the_algorithm_before_the_file_does() {
     layers.algo = Some("appo".into());
     let config = resolve(&layers).unwrap().config;
     assert!(matches!(config.algo, AlgoConfig::Appo(_)));
-    assert_eq!(config.algorithm_name(), "appo");
+    assert_eq!(config.name(), "appo");
+}
+
+#[test]
+fn a_named_configuration_of_an_algorithm_is_chosen_like_an_algorithm_and_names_its_runs() {
+    let (_folder, in_file) = with_file("[algo]\nname = \"gspo\"\nclip_high = 0.1\n", &[]);
+    for layers in [layers(Some("gspo"), &["algo.clip_high=0.1"]), in_file] {
+        let config = resolve(&layers).unwrap().config;
+        let AlgoConfig::Grpo(settings) = &config.algo else { unreachable!("{:?}", config.algo) };
+        assert_eq!((settings.ratio, settings.clip_high), (foveate_algo::Ratio::Sequence, 0.1));
+        assert_eq!(config.name(), "gspo");
+    }
+    assert_eq!(config(&["run.name=my-first"]).name(), "my-first");
+    assert!(error(&["run.name=../up"]).starts_with("run.name must be made of letters"));
 }
 
 #[test]

@@ -121,6 +121,8 @@ pub enum Schedule {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RunTable {
+    /// What the run is called in messages and its folder's name; by default the algorithm's name.
+    pub name: Option<String>,
     /// Training steps (TW-GRPO: 500).
     pub steps: u64,
     /// The seed that all randomness flows from.
@@ -140,6 +142,7 @@ pub struct RunTable {
 impl Default for RunTable {
     fn default() -> Self {
         Self {
+            name: None,
             steps: 500,
             seed: 0,
             save_every: 50,

@@ -33,6 +33,12 @@ impl Config {
         for beta in optim.betas {
             within("optim.betas", beta, 0.0, 1.0 - f64::EPSILON)?;
         }
+        if let Some(name) = &self.run.name
+            && !is_word(name)
+        {
+            let expected = "must be made of letters, digits and - _ .";
+            return Err(user_error(format!("run.name {expected}, found \"{name}\"")));
+        }
         at_most("model.feature_cache_mib", self.model.feature_cache_mib, 1 << 24)?;
         at_most("model.threads", self.model.threads, 1 << 16)?;
         within("data.decode.seconds", self.data.decode.seconds, 0.0, f64::MAX)?;
@@ -52,6 +58,12 @@ fn at_least_one(values: &[(&str, usize)]) -> Result<()> {
         Some((key, _)) => Err(user_error(format!("{key} must be at least 1, found 0"))),
         None => Ok(()),
     }
+}
+
+/// Whether a folder's name may begin with it.
+fn is_word(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(plain)
 }
 
 fn at_most(key: &str, value: usize, high: usize) -> Result<()> {

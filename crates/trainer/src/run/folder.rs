@@ -35,7 +35,7 @@ impl RunFolder {
     pub fn choose(output: Option<&Path>, config: &Config) -> Result<Self> {
         let path = match output {
             Some(path) => path.to_owned(),
-            None => config.run.output.join(format!("{}-{}", config.algorithm_name(), timestamp())),
+            None => config.run.output.join(format!("{}-{}", config.name(), timestamp())),
         };
         let folder = Self { path };
         if folder.config().exists() {

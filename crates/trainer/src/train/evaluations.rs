@@ -75,7 +75,7 @@ impl Run<'_> {
 
     pub(super) fn report(&self, before: Option<&[Item]>, after: Option<&[Item]>, begun: Instant) -> String {
         let seconds = begun.elapsed().as_secs();
-        let name = self.config.algorithm_name();
+        let name = self.config.name();
         let table = match (before, after) {
             (Some(before), Some(after)) => {
                 format!("\n{name}: held-out accuracy in percent, with 95% intervals\n\n{}\n", comparison(before, after))
