@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where it fails; the lint spares only its #[test] functions")]
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
@@ -53,13 +54,42 @@ fn aborts(source: &str) -> Vec<usize> {
     found
 }
 
-/// The files that algorithm `name` has to have.
-fn algorithm_files(name: &str) -> [String; 3] {
+/// The names that `--algo` takes: those of the configurations.
+fn names() -> Vec<String> {
+    let files = fs::read_dir(root().join("configs")).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut names: Vec<_> = files.filter_map(|file| Some(file.to_str()?.strip_suffix(".toml")?.to_owned())).collect();
+    names.sort();
+    names
+}
+
+/// The algorithm that the configuration `name` sets up.
+fn method(name: &str) -> String {
+    let text = read(&root().join(format!("configs/{name}.toml")));
+    let stated = text.lines().skip_while(|line| *line != "[algo]").find_map(|line| line.strip_prefix("name = \""));
+    stated.and_then(|rest| rest.split('"').next()).unwrap_or_default().to_owned()
+}
+
+/// The files that `docs/adding-an-algorithm.md` asks for.
+fn algorithm_files(name: &str) -> [String; 4] {
     [
-        format!("crates/foveate-algo/src/{}.rs", name.replace('-', "_")),
+        format!("crates/foveate-algo/src/{}.rs", method(name).replace('-', "_")),
         format!("configs/{name}.toml"),
+        format!("configs/demo/{name}.toml"),
         format!("docs/algorithms/{name}.md"),
     ]
+}
+
+/// The names under which recorded cases were made.
+fn recorded_names() -> BTreeSet<String> {
+    let golden = root().join("tests/golden/algorithms");
+    let groups = fs::read_dir(golden).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir());
+    let files = groups.flat_map(|group| fs::read_dir(group).unwrap().map(|entry| entry.unwrap().path()));
+    let cases = files.filter(|path| path.extension().is_some_and(|extension| extension == "json"));
+    let name = |case: PathBuf| {
+        let case: serde_json::Value = serde_json::from_str(&read(&case)).unwrap();
+        case["algo"].as_str().unwrap().to_owned()
+    };
+    cases.map(name).collect()
 }
 
 #[test]
@@ -96,21 +126,47 @@ fn code_that_ends_the_program_is_found_and_tests_are_not() {
 }
 
 #[test]
-fn every_algorithm_has_its_source_its_config_and_its_page() {
-    assert!(!NAMES.is_empty());
-    let files = NAMES.iter().flat_map(|name| algorithm_files(name));
-    let missing: Vec<_> = files.filter(|file| !root().join(file).is_file()).collect();
+fn every_name_that_algo_takes_has_its_source_its_configurations_its_page_and_a_recorded_case() {
+    let (names, recorded) = (names(), recorded_names());
+    assert!(NAMES.iter().all(|name| names.iter().any(|known| known == name)), "{names:?}");
+    for name in &names {
+        assert!(NAMES.contains(&method(name).as_str()), "configs/{name}.toml is of no known algorithm");
+        assert!(recorded.contains(name), "no recorded case of {name}");
+    }
+    let missing: Vec<_> =
+        names.iter().flat_map(|name| algorithm_files(name)).filter(|file| !root().join(file).is_file()).collect();
     assert!(missing.is_empty(), "{missing:#?}");
 }
 
 #[test]
-fn every_algorithm_page_and_config_belongs_to_an_algorithm() {
-    for (folder, suffix) in [("configs", ".toml"), ("docs/algorithms", ".md")] {
+fn every_algorithm_page_and_demo_configuration_belongs_to_a_name() {
+    /// What the demo has besides the algorithms' files.
+    const OTHERS: &[&str] = &["base", "sft", "sft-lookup", "sft-vision"];
+    let names = names();
+    for (folder, suffix) in [("configs/demo", ".toml"), ("docs/algorithms", ".md")] {
         for entry in fs::read_dir(root().join(folder)).unwrap() {
             let file = entry.unwrap().file_name().into_string().unwrap();
             if let Some(name) = file.strip_suffix(suffix) {
-                assert!(NAMES.contains(&name), "{folder}/{file} is of no known algorithm");
+                let known = names.iter().any(|known| known == name) || OTHERS.contains(&name);
+                assert!(known, "{folder}/{file} is of no known algorithm");
             }
         }
     }
+}
+
+#[test]
+fn the_page_on_adding_an_algorithm_names_every_place_that_an_algorithm_stands_in() {
+    let page = read(&root().join("docs/adding-an-algorithm.md"));
+    let (module, name) = ("video_ktr", "video-ktr");
+    let mentions = |path: &Path| {
+        let text = read(path);
+        [module, name].iter().any(|word| text.contains(word))
+    };
+    let code = sources(&root().join("crates")).into_iter().filter(|path| path.iter().any(|part| part == "src"));
+    let places: Vec<_> = code
+        .filter(|path| mentions(path))
+        .map(|path| path.strip_prefix(root()).unwrap().to_str().unwrap().replace(module, "NAME"))
+        .collect();
+    let unnamed: Vec<_> = places.iter().filter(|place| !page.contains(&format!("`{place}`"))).collect();
+    assert!(unnamed.is_empty(), "docs/adding-an-algorithm.md does not name {unnamed:#?}");
 }

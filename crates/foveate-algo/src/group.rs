@@ -81,21 +81,18 @@ pub struct Observations<'a> {
     pub contrast_accuracy: Option<Array1<f32>>,
 }
 
-impl Observations<'_> {
-    /// A per-token observation that algorithm `algorithm` needs: `[G, T]`, finite on every token.
-    pub(crate) fn per_token<'a>(
-        algorithm: &'static str,
-        what: &'static str,
-        observed: Option<&'a Array2<f32>>,
-        mask: &Array2<bool>,
-    ) -> Result<&'a Array2<f32>, AlgoError> {
-        let observed = observed.ok_or(AlgoError::Missing { algorithm, what })?;
-        expect_shape(what, mask.shape(), observed.shape())?;
-        let broken = observed.indexed_iter().find(|(at, value)| mask[*at] && !value.is_finite());
-        match broken {
-            Some(((completion, token), value)) => Err(AlgoError::NotFinite { what, completion, token, value: *value }),
-            None => Ok(observed),
-        }
+/// A per-token observation that an algorithm needs, `[G, T]`; an error unless it is there and finite on every token.
+pub(crate) fn expect_per_token<'a>(
+    algorithm: &'static str,
+    what: &'static str,
+    observed: Option<&'a Array2<f32>>,
+    mask: &Array2<bool>,
+) -> Result<&'a Array2<f32>, AlgoError> {
+    let observed = observed.ok_or(AlgoError::Missing { algorithm, what })?;
+    expect_shape(what, mask.shape(), observed.shape())?;
+    match observed.indexed_iter().find(|(at, value)| mask[*at] && !value.is_finite()) {
+        Some(((completion, token), value)) => Err(AlgoError::NotFinite { what, completion, token, value: *value }),
+        None => Ok(observed),
     }
 }
 

@@ -3,7 +3,7 @@
 //! Every token of a completion gets the completion's advantage; every other algorithm here differs from it in what
 //! it adds to that. Dr. GRPO (`configs/dr-grpo.toml`) and GSPO (`configs/gspo.toml`) are settings of it.
 
-use ndarray::Array2;
+use ndarray::{Array1, Array2};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{expect_some, expect_within};
@@ -104,7 +104,7 @@ impl Credit {
     ///
     /// # Errors
     /// As [`ScoredGroup::lengths`].
-    pub fn plain(group: &ScoredGroup) -> Result<Self, AlgoError> {
+    pub(crate) fn plain(group: &ScoredGroup) -> Result<Self, AlgoError> {
         group.lengths()?;
         Ok(Self {
             rewards: group.rewards.clone(),
@@ -119,7 +119,7 @@ impl Credit {
     ///
     /// # Errors
     /// As [`Credit::plain`].
-    pub(crate) fn shaped(group: &ScoredGroup, rewards: ndarray::Array1<f32>) -> Result<Self, AlgoError> {
+    pub(crate) fn shaped(group: &ScoredGroup, rewards: Array1<f32>) -> Result<Self, AlgoError> {
         Ok(Self { advantages: advantages(rewards.view(), Scaling::ByStd), rewards, ..Self::plain(group)? })
     }
 }

@@ -13,7 +13,7 @@
 //! token_loss = -surrogate + kl_coef * k3 - entropy_coef * entropy
 //! ```
 //!
-//! with the [`factors`] fixed before any forward pass, so that neither passes nor ranks can change the result.
+//! (token weights enter where [`WeightSide`] says), with the [`factors`] fixed before any forward pass, so that neither passes nor ranks can change the result.
 //!
 //! This crate knows nothing of libtorch, does no I/O and draws no random numbers.
 

@@ -7,7 +7,7 @@ use ndarray::{Array2, ArrayD, arr0};
 use serde::{Deserialize, Serialize};
 
 use crate::config::expect_within;
-use crate::group::expect_shape;
+use crate::group::{expect_per_token, expect_shape};
 use crate::settings::settings;
 use crate::{
     AlgoError, Algorithm, Counterfactual, Credit, Distance, MaskedFrames, Masking, MediaKind, Needs, Objective,
@@ -123,7 +123,7 @@ impl VideoKtr {
 
     /// The score of every token, `[G, T]`, as it is ranked.
     fn score(&self, signal: Signal, group: &ScoredGroup, seen: &Observations) -> Result<Array2<f64>, AlgoError> {
-        let per_token = |what, observed| Observations::per_token(NAME, what, observed, &group.mask);
+        let per_token = |what, observed| expect_per_token(NAME, what, observed, &group.mask);
         let (under, what, changed) = match signal {
             Signal::Entropy => {
                 let entropy = per_token("the entropy of its tokens (logits)", seen.entropy.as_ref())?;

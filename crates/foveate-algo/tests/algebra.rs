@@ -2,99 +2,20 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
+mod common;
+
+use common::{Case, case, close};
 use foveate_algo::{
-    Algorithm, Credit, Divergence, MediaKind, Observations, RecordedDistributions, ScoredGroup, TokenDistributions,
-    Variant,
+    Algorithm, Divergence, MediaKind, Observations, RecordedDistributions, ScoredGroup, Variant,
     appo::{Appo, RankOrder, Selection, Settings},
+    dapo::{self, Dapo},
     grpo::{self, Grpo},
-    normalized,
+    t_grpo::{self, TGrpo},
+    tw_grpo::{self, TwGrpo},
+    video_ktr::{self, VideoKtr},
 };
-use ndarray::{Array1, Array2, Array3, Axis, array, s};
+use ndarray::{Array2, Array3, array, s};
 use proptest::prelude::*;
-
-const FRAMES: usize = 5;
-const VOCABULARY: usize = 6;
-
-/// A group with all that APPO looks at.
-#[derive(Debug, Clone)]
-struct Case {
-    group: ScoredGroup,
-    attention: Array3<f32>,
-    logits: Array3<f32>,
-}
-
-impl Case {
-    fn credit(&self, algorithm: &dyn Algorithm) -> Credit {
-        let distributions = RecordedDistributions::new(self.logits.clone(), &self.group.mask).unwrap();
-        let seen = Observations {
-            frame_attention: Some(self.attention.clone()),
-            distributions: Some(&distributions),
-            ..Observations::default()
-        };
-        algorithm.credit(&self.group, &seen).unwrap()
-    }
-
-    fn longest(&self) -> usize {
-        self.group.lengths().unwrap().into_iter().max().unwrap()
-    }
-
-    /// The case with its completions in this order.
-    fn ordered(&self, order: &[usize]) -> Self {
-        Self {
-            group: ScoredGroup {
-                rewards: self.group.rewards.select(Axis(0), order),
-                accuracy: self.group.accuracy.select(Axis(0), order),
-                mask: self.group.mask.select(Axis(0), order),
-                truncated: self.group.truncated.select(Axis(0), order),
-                media: self.group.media,
-            },
-            attention: self.attention.select(Axis(0), order),
-            logits: self.logits.select(Axis(0), order),
-        }
-    }
-
-    /// The case with so many more columns of padding, filled with NaN.
-    fn padded(&self, columns: usize) -> Self {
-        let pad = |array: &Array3<f32>| {
-            let (g, t, last) = array.dim();
-            let mut wider = Array3::from_elem((g, t + columns, last), f32::NAN);
-            wider.slice_mut(s![.., ..t, ..]).assign(array);
-            wider
-        };
-        let (g, t) = self.group.mask.dim();
-        let mut mask = Array2::from_elem((g, t + columns), false);
-        mask.slice_mut(s![.., ..t]).assign(&self.group.mask);
-        let group = ScoredGroup { mask, ..self.group.clone() };
-        Self { group, attention: pad(&self.attention), logits: pad(&self.logits) }
-    }
-}
-
-/// Groups of 1 to 5 completions of 1 to 7 tokens; the longest fills the width.
-fn case() -> impl Strategy<Value = Case> {
-    prop::collection::vec(1..8_usize, 1..6).prop_flat_map(|lengths| {
-        let (count, width) = (lengths.len(), lengths.iter().copied().max().unwrap_or(1));
-        let numbers = |size, low: f32, high: f32| prop::collection::vec(low..high, size);
-        (
-            prop::collection::vec(prop::sample::select(vec![0.0_f32, 0.4, 0.5, 1.0]), count),
-            numbers(count * width * FRAMES, 0.0, 0.3),
-            numbers(count * width * VOCABULARY, -4.0, 4.0),
-        )
-            .prop_map(move |(accuracy, attention, logits)| {
-                let accuracy = Array1::from(accuracy);
-                Case {
-                    group: ScoredGroup {
-                        rewards: &accuracy * 0.9 + 0.05,
-                        accuracy,
-                        mask: Array2::from_shape_fn((count, width), |(i, t)| t < lengths[i]),
-                        truncated: Array1::from_elem(count, false),
-                        media: MediaKind::Video,
-                    },
-                    attention: Array3::from_shape_vec((count, width, FRAMES), attention).unwrap(),
-                    logits: Array3::from_shape_vec((count, width, VOCABULARY), logits).unwrap(),
-                }
-            })
-    })
-}
 
 fn appo(change: impl FnOnce(&mut Settings)) -> Appo {
     let mut settings = Settings { k1: 3, k2: 2, k3: 3, ..Settings::default() };
@@ -102,26 +23,29 @@ fn appo(change: impl FnOnce(&mut Settings)) -> Appo {
     Appo::new(settings).unwrap()
 }
 
-fn algorithms() -> Vec<Box<dyn Algorithm>> {
+/// Those whose weights lie between 1 and 1.7.
+fn weighting() -> Vec<Box<dyn Algorithm>> {
     let released = Settings { k3: 2, ..Settings::preset(Variant::Released) };
     vec![
         Box::new(Grpo::new(grpo::Settings::default()).unwrap()),
         Box::new(appo(|_| {})),
         Box::new(Appo::new(released).unwrap()),
+        Box::new(TwGrpo::new(tw_grpo::Settings::default()).unwrap()),
+        Box::new(TwGrpo::new(tw_grpo::Settings::preset(Variant::Released)).unwrap()),
     ]
 }
 
-fn close(a: f32, b: f32, tolerance: f32) -> bool {
-    (a - b).abs() <= tolerance
-}
-
-/// TW-GRPO's weights with `weight_rule = "offset"`: every position of the group, one weight for all completions.
-fn tw_grpo_weights(case: &Case, kind: Divergence, alpha: f32) -> Array2<f32> {
-    let mask = &case.group.mask;
-    let positions = Array2::from_shape_fn(mask.dim(), |(_, t)| t);
-    let distributions = RecordedDistributions::new(case.logits.clone(), mask).unwrap();
-    let share = normalized(distributions.divergence(positions.view(), kind).unwrap().view()).unwrap();
-    Array2::from_shape_fn(mask.dim(), |(i, t)| if mask[[i, t]] { 1.0 + alpha * share[t] } else { 0.0 })
+/// Every algorithm, in both readings where there are two.
+fn algorithms() -> Vec<Box<dyn Algorithm>> {
+    let mut all = weighting();
+    let overlong = dapo::Settings { overlong_max: Some(6), overlong_cache: Some(4), ..dapo::Settings::default() };
+    all.push(Box::new(Dapo::new(overlong).unwrap()));
+    for variant in [Variant::Paper, Variant::Released] {
+        let lengths = t_grpo::Settings { length_min: 2, length_max: 5, ..t_grpo::Settings::preset(variant) };
+        all.push(Box::new(TGrpo::new(lengths).unwrap()));
+        all.push(Box::new(VideoKtr::new(video_ktr::Settings::preset(variant)).unwrap()));
+    }
+    all
 }
 
 proptest! {
@@ -162,14 +86,21 @@ proptest! {
     #[test]
     fn columns_of_padding_change_nothing_as_long_as_k3_is_within_the_longest(case in case(), columns in 1..4_usize) {
         let k3 = case.longest().min(3);
-        let algorithms: [Box<dyn Algorithm>; 2] =
-            [Box::new(Grpo::new(grpo::Settings::default()).unwrap()), Box::new(appo(|settings| settings.k3 = k3))];
-        for algorithm in algorithms {
+        // TW-GRPO scales over padded columns, too.
+        let unlike = |algorithm: &dyn Algorithm| !["appo", tw_grpo::NAME].contains(&algorithm.name());
+        let short: Box<dyn Algorithm> = Box::new(appo(|settings| settings.k3 = k3));
+        for algorithm in algorithms().into_iter().filter(|algorithm| unlike(&**algorithm)).chain([short]) {
             let (plain, padded) = (case.credit(&*algorithm), case.padded(columns).credit(&*algorithm));
             prop_assert_eq!(&plain.advantages, &padded.advantages);
             prop_assert_eq!(&plain.weights, &padded.weights.slice(s![.., ..case.longest()]));
             prop_assert!(padded.weights.slice(s![.., case.longest()..]).iter().all(|weight| *weight == 0.0));
-            prop_assert_eq!(&plain.details, &padded.details);
+            for (name, value) in plain.details.iter().filter(|(_, value)| value.ndim() == 0) {
+                let found = padded.detail(name).unwrap().sum();
+                prop_assert!(found == value.sum() || (found.is_nan() && value.sum().is_nan()), "{}", name);
+            }
+            prop_assert_eq!(plain.detail("crucial_frames"), padded.detail("crucial_frames"));
+            let (plain, padded) = (case.factors(&*algorithm), case.padded(columns).factors(&*algorithm));
+            prop_assert_eq!(&plain, &padded.slice(s![.., ..case.longest()]));
         }
     }
 
@@ -183,13 +114,14 @@ proptest! {
             settings.selection = Selection::All;
             settings.divergence = kind;
         });
-        let (found, expected) = (case.credit(&whole).weights, tw_grpo_weights(&case, kind, 0.7));
+        let tw_grpo = TwGrpo::new(tw_grpo::Settings { divergence: kind, ..tw_grpo::Settings::default() }).unwrap();
+        let (found, expected) = (case.credit(&whole).weights, case.credit(&tw_grpo).weights);
         prop_assert!(found.iter().zip(&expected).all(|(a, b)| close(*a, *b, 1e-6)), "{found}\n{expected}");
     }
 
     #[test]
     fn weights_stay_between_one_and_one_plus_alpha_on_tokens(case in case()) {
-        for algorithm in algorithms() {
+        for algorithm in weighting() {
             let credit = case.credit(&*algorithm);
             for (weight, token) in credit.weights.iter().zip(&case.group.mask) {
                 let range = if *token { 1.0..=1.7 } else { 0.0..=0.0 };
@@ -214,17 +146,8 @@ proptest! {
 
     #[test]
     fn identical_completions_have_weight_one_everywhere(case in case(), copies in 1..5_usize) {
-        let copied = case.ordered(&vec![0; copies]);
-        let longest = copied.longest();
-        let copied = Case {
-            group: ScoredGroup {
-                mask: copied.group.mask.slice(s![.., ..longest]).to_owned(),
-                ..copied.group
-            },
-            attention: copied.attention.slice(s![.., ..longest, ..]).to_owned(),
-            logits: copied.logits.slice(s![.., ..longest, ..]).to_owned(),
-        };
-        for algorithm in algorithms() {
+        let copied = case.copies(copies);
+        for algorithm in weighting() {
             let credit = copied.credit(&*algorithm);
             prop_assert!(credit.weights.iter().all(|weight| *weight == 1.0), "{:?}", credit.weights);
             prop_assert!(credit.advantages.iter().all(|advantage| *advantage == 0.0));
@@ -236,6 +159,7 @@ proptest! {
 fn plain() -> Case {
     let mut attention = Array3::from_elem((3, 4, 3), 0.1);
     attention.slice_mut(s![0, 1, 2]).fill(0.5); // token 1 of the right completion looks at frame 2
+    let logits = Array3::from_shape_fn((3, 4, 2), |(i, _, v)| if v == 0 { i as f32 } else { 0.0 });
     Case {
         group: ScoredGroup {
             rewards: array![1.0, 0.0, 0.0],
@@ -245,7 +169,10 @@ fn plain() -> Case {
             media: MediaKind::Video,
         },
         attention,
-        logits: Array3::from_shape_fn((3, 4, 2), |(i, _, v)| if v == 0 { i as f32 } else { 0.0 }),
+        changed_logits: [logits.clone(), logits.clone()],
+        logits,
+        logprobs: [-1.0, -2.0, -3.0].map(|logprob| Array2::from_elem((3, 4), logprob)),
+        contrast: array![0.0],
     }
 }
 

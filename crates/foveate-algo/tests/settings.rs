@@ -31,6 +31,39 @@ fn a_preset_fills_only_what_is_unset() {
 }
 
 #[test]
+fn the_released_presets_are_those_of_the_released_code() {
+    for (name, given, expected) in [
+        ("tw-grpo", json!({}), json!({"divergence": "log-k3", "weight_inside_min": false, "clip_high": 0.28_f32})),
+        ("tw-grpo", json!({"clip_high": 0.5}), json!({"divergence": "log-k3", "clip_high": 0.5_f32})),
+        ("t-grpo", json!({}), json!({"variant": "released", "beta": 0.04_f32, "length_min": 320})),
+        (
+            "video-ktr",
+            json!({"ratio": 0.1}),
+            json!({"ratio": 0.1, "beta": 0.04_f32, "visual_mask": "hide-tokens", "normalizer": "selected"}),
+        ),
+    ] {
+        let mut table = given;
+        table["variant"] = json!("released");
+        let resolved = serde_json::to_value(parse(name, table).unwrap()).unwrap();
+        for (key, value) in expected.as_object().unwrap() {
+            assert_eq!(&resolved[key], value, "{name} {key}");
+        }
+    }
+    let paper = serde_json::to_value(parse("video-ktr", json!({})).unwrap()).unwrap();
+    assert_eq!((&paper["beta"], &paper["visual_mask"]), (&json!(0.4_f32), &json!("zero-features")));
+}
+
+#[test]
+fn every_algorithm_takes_what_all_have() {
+    let shared = json!({"entropy_coef": 0.01, "mask_zero_std": true, "mask_truncated": true, "clip_low": 0.1});
+    for name in NAMES {
+        let objective = parse(name, shared.clone()).unwrap().algorithm().unwrap().objective();
+        assert!(objective.mask_zero_std && objective.mask_truncated, "{name}");
+        assert_eq!((objective.entropy_coef, objective.clip.unwrap().low), (0.01, 0.1), "{name}");
+    }
+}
+
+#[test]
 fn resolved_settings_are_complete() {
     let table = serde_json::to_value(parse("appo", json!({"variant": "released"})).unwrap()).unwrap();
     assert_eq!(
@@ -54,6 +87,8 @@ fn an_unknown_name_key_or_value_is_an_error_with_the_known_ones() {
     assert!(error.contains("`k3`") && error.contains("`beta`"), "{error}");
     let error = parse("appo", json!({"selection": "sfot"})).unwrap_err();
     assert!(error.contains("`soft`"), "{error}");
+    let error = parse("video-ktr", json!({"signals": ["visaul"]})).unwrap_err();
+    assert!(error.contains("`visual`"), "{error}");
     let error = parse("appo", json!({"layers": "last:0"})).unwrap_err();
     assert!(error.contains("last:N"), "{error}");
 }
@@ -66,6 +101,20 @@ fn a_value_out_of_range_is_an_error_with_the_range() {
         ("appo", json!({"alpha": -1.0}), "alpha is -1, expected a number of at least 0"),
         ("grpo", json!({"beta": -0.5}), "beta is -0.5, expected a number of at least 0"),
         ("grpo", json!({"clip_low": 1.5}), "clip_low is 1.5, expected a number from 0 to 1"),
+        ("grpo", json!({"constant_length": 0}), "constant_length is 0, expected at least 1"),
+        ("dapo", json!({"entropy_coef": -1.0}), "entropy_coef is -1, expected a number of at least 0"),
+        (
+            "dapo",
+            json!({"overlong_max": 512}),
+            "overlong_max is 512, expected overlong_max and overlong_cache together, or neither",
+        ),
+        ("dapo", json!({"overlong_max": 5, "overlong_cache": 6}), "overlong_cache is 6, expected at most overlong_max"),
+        ("dapo", json!({"overlong_max": 5, "overlong_cache": 0}), "overlong_cache is 0, expected at least 1"),
+        ("t-grpo", json!({"length_min": 600}), "length_min is 600, expected at most length_max"),
+        ("t-grpo", json!({"bonus": -0.1}), "bonus is -0.1, expected a number of at least 0"),
+        ("tw-grpo", json!({"alpha": -0.1}), "alpha is -0.1, expected a number of at least 0"),
+        ("video-ktr", json!({"ratio": 1.5}), "ratio is 1.5, expected a number from 0 to 1"),
+        ("video-ktr", json!({"signals": []}), "signals is [], expected at least one of entropy, visual, temporal"),
     ] {
         assert_eq!(parse(name, table).unwrap().algorithm().unwrap_err().to_string(), expected);
     }

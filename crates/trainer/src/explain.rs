@@ -148,13 +148,17 @@ impl Recorded {
         let flags: Vec<bool> = group.mask.iter().copied().collect();
         let logprobs = per_token("logprobs")?.set_requires_grad(true);
         let reference = (objective.kl_coef != 0.0).then(|| per_token("ref_logprobs")).transpose()?;
+        // The gradient is taken at the log-probs; a recorded group's entropy is a constant to them.
+        let entropy = match objective.entropy_coef != 0.0 {
+            true => Some(Tensor::try_from(&entropy(&self.array("logits")?, &group.mask))?),
+            false => None,
+        };
         let surrogate = surrogate_loss(&SurrogateInputs {
             objective: &objective,
             logprobs: &logprobs,
             old_logprobs: &per_token("old_logprobs")?,
             ref_logprobs: reference.as_ref(),
-            // The gradient is taken at the log-probs; a recorded group's entropy is a constant to them.
-            entropy: None,
+            entropy: entropy.as_ref(),
             advantages: &Tensor::try_from(&credit.advantages)?,
             weights: &Tensor::try_from(&credit.weights)?,
             factors: &Tensor::try_from(factors.first().context("no factors")?)?,

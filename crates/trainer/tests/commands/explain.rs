@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use foveate_policy::read_safetensors;
+use foveate_policy::{read_safetensors, write_safetensors};
 use serde_json::Value;
 use tch::{Kind, Tensor};
 
@@ -53,7 +53,7 @@ fn difference(found: &Tensor, expected: &Tensor) -> f64 {
 fn every_recorded_group_gets_the_credit_that_the_other_implementation_gave() {
     let folder = tempfile::tempdir().unwrap();
     let cases = cases();
-    assert!(cases.len() >= 56, "only {} cases", cases.len());
+    assert!(cases.len() >= 150, "only {} cases", cases.len());
     for case in cases {
         let found = explain(&case, &folder.path().join("credit.safetensors"));
         let expected = read_safetensors(&case.with_extension("safetensors")).unwrap();
@@ -81,4 +81,157 @@ fn a_group_without_crucial_frames_has_an_empty_list_of_them() {
     let found = explain(&case, &folder.path().join("credit.safetensors"));
     let frames = &found["crucial_frames"];
     assert_eq!((frames.kind(), frames.size()), (Kind::Int64, vec![0]));
+}
+
+/// What `explain` makes of the group with these settings, written `NAME [KEY=VALUE]..`.
+fn explained(rollouts: &Path, words: &str) -> anyhow::Result<BTreeMap<String, Tensor>> {
+    let folder = tempfile::tempdir()?;
+    let output = folder.path().join("credit.safetensors");
+    let mut words = words.split_whitespace();
+    let mut args = vec!["explain".to_owned(), "--algo".to_owned(), words.next().unwrap_or_default().to_owned()];
+    args.extend(["--rollouts", text(rollouts), "--output", text(&output)].map(str::to_owned));
+    args.extend(words.flat_map(|word| ["--set".to_owned(), format!("algo.{word}")]));
+    here(&args.iter().map(String::as_str).collect::<Vec<_>>())?;
+    Ok(read_safetensors(&output)?)
+}
+
+/// The recorded group with these changes, and the folder that it lies in.
+fn changed(change: impl FnOnce(&mut BTreeMap<String, Tensor>)) -> (tempfile::TempDir, PathBuf) {
+    let recorded = root().join("tests/golden/algorithms/seed1-mixed/rollouts.safetensors");
+    let mut tensors: BTreeMap<_, _> = read_safetensors(&recorded).unwrap().into_iter().collect();
+    change(&mut tensors);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("group.safetensors");
+    write_safetensors(&path, tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))).unwrap();
+    (folder, path)
+}
+
+fn assert_same_loss(rollouts: &Path, one: &str, other: &str) {
+    let (a, b) = (explained(rollouts, one).unwrap(), explained(rollouts, other).unwrap());
+    assert!(a["grad_logprobs"].abs().max().double_value(&[]) > 1e-3, "{one} has no gradient");
+    for name in ["advantages", "loss", "grad_logprobs"] {
+        let worst = difference(&a[name], &b[name]);
+        assert!(worst < 1e-6, "{name} of {one} and of {other} differ by {worst:e}");
+    }
+}
+
+#[test]
+fn algorithms_have_the_same_loss_where_they_come_to_the_same() {
+    let (_folder, plain) = changed(|_| {});
+    assert_same_loss(
+        &plain,
+        "appo k3=99 order=text divergence=log-k3 clip_high=0.2",
+        "tw-grpo divergence=log-k3 weight_inside_min=false",
+    );
+    assert_same_loss(&plain, "video-ktr ratio=1 beta=0.04", "grpo beta=0.04");
+    assert_same_loss(&plain, "video-ktr variant=released ratio=1", "grpo beta=0.04");
+    assert_same_loss(&plain, "dapo clip_high=0.2", "grpo beta=0 reduction=token-mean");
+    assert_same_loss(&plain, "tw-grpo positions=none", "dapo clip_high=0.2");
+    // One update per rollout: the ratio is 1, of a token and of a sequence alike.
+    let (_folder, first) = changed(|group| {
+        let old = group["old_logprobs"].shallow_clone();
+        group.insert("logprobs".into(), old);
+    });
+    assert_same_loss(&first, "gspo", "grpo beta=0");
+}
+
+#[test]
+fn flat_divergences_make_tw_grpo_the_dapo_of_the_same_clip_inside_the_min_and_outside() {
+    let (_folder, flat) = changed(|group| {
+        let size = group["logits"].size();
+        let first = group["logits"].narrow(1, 0, 1).expand(&size, false).contiguous();
+        group.insert("logits".into(), first);
+        group.insert("completion_mask".into(), group["completion_mask"].ones_like());
+    });
+    assert_same_loss(&flat, "tw-grpo", "dapo clip_high=0.2");
+    assert_same_loss(&flat, "tw-grpo variant=released", "dapo");
+}
+
+#[test]
+fn t_grpo_whose_order_does_not_help_is_grpo() {
+    let (_folder, rollouts) = changed(|group| {
+        group.insert("shuffled_accuracy".into(), Tensor::from_slice(&[1.0_f32, 1.0, 1.0]));
+    });
+    assert_same_loss(&rollouts, "t-grpo", "grpo beta=0.04");
+    assert_same_loss(&rollouts, "t-grpo variant=released", "grpo beta=0.04");
+    // An image has no order, and needs no shuffled completions.
+    let (_folder, image) = changed(|group| {
+        group.remove("shuffled_accuracy");
+        group.insert("has_video".into(), Tensor::from_slice(&[0_i64]));
+    });
+    assert_same_loss(&image, "t-grpo", "grpo beta=0.04");
+}
+
+#[test]
+fn a_shift_of_all_rewards_changes_nothing() {
+    let (_one, plain) = changed(|_| {});
+    let (_other, shifted) = changed(|group| {
+        let rewards = &group["rewards"] + 2.0;
+        group.insert("rewards".into(), rewards);
+    });
+    for name in ["grpo", "dr-grpo", "gspo", "dapo", "t-grpo", "tw-grpo", "appo", "video-ktr"] {
+        let (a, b) = (explained(&plain, name).unwrap(), explained(&shifted, name).unwrap());
+        let worst = difference(&a["grad_logprobs"], &b["grad_logprobs"]);
+        assert!(worst < 1e-5, "{name}: {worst:e}");
+    }
+}
+
+#[test]
+fn padding_nan_rewards_and_groups_without_spread_leave_everything_finite() {
+    let (_one, odd) = changed(|group| {
+        let padding = group["completion_mask"].eq(0);
+        for name in ["logprobs", "old_logprobs", "ref_logprobs", "masked_logprobs", "shuffled_logprobs"] {
+            let spoilt = group[name].masked_fill(&padding, f64::NAN);
+            group.insert(name.into(), spoilt);
+        }
+        let _ = group["rewards"].get(0).fill_(f64::NAN);
+        let _ = group["accuracy"].get(0).fill_(f64::NAN);
+    });
+    let (_two, one) = changed(|group| {
+        for (name, tensor) in group.iter_mut() {
+            *tensor = tensor.narrow(0, 0, i64::from(name != "shuffled_accuracy"));
+        }
+    });
+    let (_three, equal) = changed(|group| {
+        let _ = group["rewards"].shallow_clone().fill_(0.1);
+        let _ = group["accuracy"].shallow_clone().fill_(0.0);
+    });
+    for rollouts in [&odd, &one, &equal] {
+        for name in ["grpo", "dr-grpo", "gspo", "dapo", "t-grpo", "tw-grpo", "appo", "video-ktr"] {
+            let found = explained(rollouts, name).unwrap_or_else(|error| unreachable!("{name}: {error:#}"));
+            for (what, tensor) in found.iter().filter(|(what, _)| *what != "shaped_rewards") {
+                assert!(bool::try_from(tensor.isfinite().all()).unwrap(), "{what} of {name}: {tensor:?}");
+            }
+            assert_eq!(found["advantages"].double_value(&[0]), 0.0, "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_tensor_that_an_algorithm_needs_is_named_when_it_is_missing_and_others_are_not_missed() {
+    for (words, tensor) in [
+        ("grpo", "completion_mask"),
+        ("dapo", "old_logprobs"),
+        ("t-grpo", "shuffled_accuracy"),
+        ("t-grpo", "ref_logprobs"),
+        ("tw-grpo", "logits"),
+        ("appo", "frame_attention"),
+        ("video-ktr", "masked_logprobs"),
+        ("video-ktr", "shuffled_logprobs"),
+        ("video-ktr", "logits"),
+        ("video-ktr distance=js", "masked_logits"),
+        ("video-ktr distance=js", "shuffled_logits"),
+    ] {
+        let (_folder, rollouts) = changed(|group| drop(group.remove(tensor)));
+        let error = format!("{:#}", explained(&rollouts, words).unwrap_err());
+        assert!(error.contains(&format!("tensor {tensor} is missing")), "{words}: {error}");
+    }
+    let (_folder, bare) = changed(|group| {
+        group.retain(|name, _| {
+            ["rewards", "accuracy", "completion_mask", "logprobs", "old_logprobs"].contains(&name.as_str())
+        });
+    });
+    for words in ["dapo", "gspo", "dr-grpo", "grpo beta=0"] {
+        explained(&bare, words).unwrap();
+    }
 }
