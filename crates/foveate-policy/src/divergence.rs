@@ -50,6 +50,15 @@ impl GroupDistributions {
         self
     }
 
+    /// The logits `[G, T, V]` of those under a changed video, as large as that is; `None` without its hidden states.
+    pub fn logits(&self, under: Counterfactual) -> Option<Tensor> {
+        let hidden = match under {
+            Counterfactual::Masked => self.masked.as_ref(),
+            Counterfactual::Reordered => self.reordered.as_ref(),
+        };
+        hidden.map(|hidden| self.head.logits(hidden))
+    }
+
     /// Log-probs at positions `[G, J]`: `[G, J, V]` f64, uniform past a completion's end.
     fn log_probs(&self, positions: &Tensor) -> Tensor {
         let (width, length) = (self.hidden.size()[2], self.hidden.size()[1]);

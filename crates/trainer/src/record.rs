@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use anyhow::Result;
-use foveate_algo::MediaKind;
+use foveate_algo::{Counterfactual, MediaKind};
 use foveate_policy::{Segment, write_safetensors};
 use ndarray::Array1;
 use tch::{Kind, Tensor, no_grad};
@@ -69,6 +69,11 @@ impl Stepper<'_> {
         }
         if self.config.run.rollout_contents == RolloutContents::Logits {
             tensors.insert("logits", head.over_all_tokens().logits(rollout.hidden.as_ref().unwrap_or(&forward.hidden)));
+            let altered = [("masked_logits", Counterfactual::Masked), ("shuffled_logits", Counterfactual::Reordered)];
+            for (name, under) in altered {
+                let logits = seen.distributions.as_ref().and_then(|distributions| distributions.logits(under));
+                tensors.extend(logits.map(|logits| (name, logits)));
+            }
         }
         Ok(tensors)
     }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it fails; the lint spares only its #[test] functions")]
 
+mod algorithms;
 mod bench;
 mod curve;
 mod data;
