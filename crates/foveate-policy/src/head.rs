@@ -1,6 +1,8 @@
 //! Token log-probs and entropies from hidden states, a bounded number of rows at a time, and their backward pass.
 
-use tch::{Kind, Tensor, no_grad};
+use tch::{Tensor, no_grad};
+
+use crate::qwen::wide;
 
 /// Logits held at a time: rows x vocabulary.
 const CHUNK_ELEMENTS: i64 = 1 << 25;
@@ -58,9 +60,9 @@ impl Head {
         self.weight.size()[0]
     }
 
-    /// Logits of hidden states: `[R, D]` -> `[R, V]` f32.
+    /// Logits of hidden states: `[R, D]` -> `[R, V]` f32 (f64 for an f64 model).
     pub fn logits(&self, hidden: &Tensor) -> Tensor {
-        let logits = hidden.linear::<&Tensor>(&self.weight, None).to_kind(Kind::Float);
+        let logits = wide(&hidden.linear::<&Tensor>(&self.weight, None));
         let logits = if self.temperature == 1.0 { logits } else { logits / self.temperature };
         match &self.never {
             Some(ids) => logits.index_fill(-1, ids, NEVER),
@@ -88,11 +90,12 @@ impl Head {
     }
 
     fn score_rows(&self, hidden: &Tensor, ids: &Tensor, entropy: bool) -> TokenScores {
-        let all = self.logits(hidden).log_softmax(-1, Kind::Float);
+        let logits = self.logits(hidden);
+        let all = logits.log_softmax(-1, logits.kind());
         let entropy = if entropy {
-            -(all.exp() * &all).sum_dim_intlist(-1, false, Kind::Float)
+            -(all.exp() * &all).sum_dim_intlist(-1, false, all.kind())
         } else {
-            Tensor::zeros([0], (Kind::Float, all.device()))
+            Tensor::zeros([0], (all.kind(), all.device()))
         };
         TokenScores { logprobs: all.gather(-1, &ids.unsqueeze(-1), false).squeeze_dim(-1), entropy }
     }
@@ -104,9 +107,9 @@ impl Head {
             let part = |x: &Tensor| x.narrow(0, start, rows);
             let leaf = part(hidden).detach().set_requires_grad(true);
             let scores = self.score_rows(&leaf, &part(ids), gradients.entropy.is_some());
-            let mut loss = (scores.logprobs * part(&gradients.logprobs)).sum(Kind::Float);
+            let mut loss = (&scores.logprobs * part(&gradients.logprobs)).sum(scores.logprobs.kind());
             if let Some(entropy) = &gradients.entropy {
-                loss += (scores.entropy * part(entropy)).sum(Kind::Float);
+                loss += (&scores.entropy * part(entropy)).sum(scores.entropy.kind());
             }
             loss.backward();
             leaf.grad()
@@ -122,7 +125,7 @@ pub(crate) fn chunks(total: i64, chunk: i64) -> impl Iterator<Item = (i64, i64)>
 
 #[cfg(test)]
 mod tests {
-    use tch::Device;
+    use tch::{Device, Kind};
 
     use super::*;
 

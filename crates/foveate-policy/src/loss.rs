@@ -45,7 +45,8 @@ pub struct Surrogate {
 /// (PPO's clipped surrogate, as in DeepSeekMath eq. 3, arXiv 2402.03300) and k3 = exp(d) - d - 1, d = ref - logprob.
 /// The token weight stands inside the min on the unclipped term (TW-GRPO eq. 6), on s, or on the whole token loss.
 pub fn surrogate_loss(inputs: &SurrogateInputs<'_>) -> Surrogate {
-    let mask = inputs.mask.to_kind(Kind::Float);
+    let kind = inputs.logprobs.kind();
+    let mask = inputs.mask.to_kind(kind);
     // Padding may hold anything; from here on it is 0 and has no gradient.
     let masked = |x: &Tensor| x.where_self(inputs.mask, &Tensor::zeros_like(x));
     let objective = inputs.objective;
@@ -55,8 +56,8 @@ pub fn surrogate_loss(inputs: &SurrogateInputs<'_>) -> Surrogate {
         Ratio::Token => log_ratio,
         // GSPO (arXiv 2507.18071) eq. 7: the length-normalised ratio of the whole completion.
         Ratio::Sequence => {
-            let lengths = mask.sum_dim_intlist(-1, true, Kind::Float).clamp_min(1.0);
-            log_ratio.sum_dim_intlist(-1, true, Kind::Float) / lengths * &mask
+            let lengths = mask.sum_dim_intlist(-1, true, kind).clamp_min(1.0);
+            log_ratio.sum_dim_intlist(-1, true, kind) / lengths * &mask
         }
     };
     let ratio = log_ratio.exp();
@@ -88,10 +89,10 @@ pub fn surrogate_loss(inputs: &SurrogateInputs<'_>) -> Surrogate {
         token_loss -= weighted(masked(entropy) * f64::from(objective.entropy_coef));
     }
     let clipped = |outside: Tensor, sign: Tensor| {
-        (outside.logical_and(&sign).to_kind(Kind::Float) * &mask).sum(Kind::Double).double_value(&[])
+        (outside.logical_and(&sign).to_kind(kind) * &mask).sum(Kind::Double).double_value(&[])
     };
     Surrogate {
-        loss: (token_loss * masked(inputs.factors)).sum(Kind::Float),
+        loss: (token_loss * masked(inputs.factors)).sum(kind),
         kl_sum,
         clipped_low: low.map_or(0.0, |low| clipped(ratio.lt(low), advantages.lt(0.0))),
         clipped_high: high.map_or(0.0, |high| clipped(ratio.gt(high), advantages.gt(0.0))),

@@ -5,11 +5,12 @@
 //! the fused kernels. Results are constants: [`super::backward`] gives their gradients.
 
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::{
     frames::{FrameProbe, frame_mass},
     pack::{GroupRows, OwnRows, Pack},
+    wide, wide_kind,
 };
 
 /// How attention is computed.
@@ -82,8 +83,7 @@ fn merged((a, a_lse): (Tensor, Tensor), (b, b_lse): (Tensor, Tensor)) -> (Tensor
     let lse = a_lse.logaddexp(&b_lse);
     // The share of b; a has the rest.
     let share = (b_lse - &lse).exp().unsqueeze(-1);
-    let [wide_a, wide_b] = [&a, &b].map(|x| x.to_kind(Kind::Float));
-    (wide_a.lerp_tensor(&wide_b, &share).to_kind(a.kind()), lse)
+    (wide(&a).lerp_tensor(&wide(&b), &share).to_kind(a.kind()), lse)
 }
 
 /// Which columns a row sees.
@@ -144,7 +144,7 @@ fn eager_group(
     probe: Option<&FrameProbe>,
 ) -> (Tensor, Tensor, Option<Tensor>) {
     let prompt = [q, k, v].map(|x| x.narrow(0, 0, group.prompt).unsqueeze(0));
-    let causal = Tensor::full([group.prompt; 2], f64::NEG_INFINITY, (Kind::Float, q.device())).triu(1);
+    let causal = Tensor::full([group.prompt; 2], f64::NEG_INFINITY, (wide_kind(q.kind()), q.device())).triu(1);
     let (mut out, mut lse, mut mass) = eager(&prompt, &causal, probe);
     if let Some(own) = &group.own {
         let behind = |x: &Tensor, prompt: &Tensor| {
@@ -153,11 +153,12 @@ fn eager_group(
         };
         let queries = own.pad(&q.narrow(0, group.prompt, own.rows));
         let rows = [queries, behind(k, &prompt[1]), behind(v, &prompt[2])];
-        let (own_out, own_lse, own_mass) = eager(&rows, &own.mask(group.prompt, q.device()), probe);
-        let wide = |x: Tensor| own.unpad(&x.unsqueeze(-1)).squeeze_dim(-1);
+        let (own_out, own_lse, own_mass) =
+            eager(&rows, &own.mask(group.prompt, wide_kind(q.kind()), q.device()), probe);
+        let unpadded = |x: Tensor| own.unpad(&x.unsqueeze(-1)).squeeze_dim(-1);
         out = Tensor::cat(&[out.flatten(0, 1), own.unpad(&own_out)], 0);
-        lse = Tensor::cat(&[lse.flatten(0, 1), wide(own_lse)], 0);
-        mass = mass.zip(own_mass).map(|(prompt, own)| Tensor::cat(&[prompt.flatten(0, 1), wide(own)], 0));
+        lse = Tensor::cat(&[lse.flatten(0, 1), unpadded(own_lse)], 0);
+        mass = mass.zip(own_mass).map(|(prompt, own)| Tensor::cat(&[prompt.flatten(0, 1), unpadded(own)], 0));
     } else {
         (out, lse, mass) = (out.flatten(0, 1), lse.flatten(0, 1), mass.map(|mass| mass.flatten(0, 1)));
     }
@@ -169,14 +170,14 @@ fn eager_group(
 fn eager([q, k, v]: &[Tensor; 3], mask: &Tensor, probe: Option<&FrameProbe>) -> (Tensor, Tensor, Option<Tensor>) {
     let shared = q.size()[2] / k.size()[2];
     let scale = (q.size()[3] as f64).powf(-0.5);
-    let wide = |x: &Tensor, shared: i64| repeated(x, shared).transpose(1, 2).to_kind(Kind::Float);
-    let scores = wide(q, 1).matmul(&wide(k, shared).transpose(-2, -1)) * scale + mask;
+    let by_head = |x: &Tensor, shared: i64| wide(&repeated(x, shared).transpose(1, 2));
+    let scores = by_head(q, 1).matmul(&by_head(k, shared).transpose(-2, -1)) * scale + mask;
     let lse = scores.logsumexp([-1].as_slice(), false).transpose(1, 2);
-    let weights = scores.softmax(-1, Kind::Float);
+    let weights = scores.softmax(-1, scores.kind());
     let out = weights.to_kind(v.kind()).matmul(&repeated(v, shared).transpose(1, 2)).transpose(1, 2);
     let mass = probe.map(|probe| {
-        let mass = weights.mean_dim(1, false, Kind::Float).index_select(-1, &probe.columns);
-        mass.matmul(&probe.frames)
+        let mass = weights.mean_dim(1, false, weights.kind()).index_select(-1, &probe.columns);
+        mass.matmul(&probe.frames.to_kind(mass.kind()))
     });
     (out, lse, mass)
 }

@@ -5,11 +5,12 @@
 //!   dV = P^T dO,  dS = P * (dO V^T - rowsum(dO * O)),  dQ = scale dS K,  dK = scale dS^T Q
 //! so the gradients at a prompt's keys and values are the sums over its own rows and those of all completions, exactly.
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::{
     attention::{Attended, Sees, joined, repeated},
     pack::{GroupRows, OwnRows, Pack},
+    wide,
 };
 
 /// Heads x rows x columns whose weights are held at a time where no kernel does it.
@@ -114,8 +115,8 @@ fn kernel_backward(rows: &Rows, [k, v]: [&Tensor; 2], sees: Sees) -> [Tensor; 3]
 /// rows at a time.
 fn explicit_backward(rows: &Rows, [k, v]: [&Tensor; 2], sees: Sees) -> [Tensor; 3] {
     let kind = k.kind();
-    let rows = rows.map(|x| x.to_kind(Kind::Float));
-    let [k, v] = [k, v].map(|x| x.to_kind(Kind::Float));
+    let rows = rows.map(wide);
+    let [k, v] = [k, v].map(wide);
     let (batch, heads, count, width) = rows.q.size4().unwrap_or_default();
     let scale = (width as f64).powf(-0.5);
     let [mut at_k, mut at_v] = [k.zeros_like().contiguous(), v.zeros_like().contiguous()];
@@ -127,7 +128,7 @@ fn explicit_backward(rows: &Rows, [k, v]: [&Tensor; 2], sees: Sees) -> [Tensor; 
         let [k, v, mut at_k, mut at_v] = [&k, &v, &at_k, &at_v].map(|x| x.narrow(2, 0, columns));
         let weights = (part.q.matmul(&k.transpose(-2, -1)) * scale - part.lse.unsqueeze(-1)).exp();
         let weights = if sees == Sees::Causally { weights.tril(start) } else { weights };
-        let delta = (&part.at_out * &part.out).sum_dim_intlist(-1, true, Kind::Float);
+        let delta = (&part.at_out * &part.out).sum_dim_intlist(-1, true, k.kind());
         let at_scores = (part.at_out.matmul(&v.transpose(-2, -1)) - delta) * &weights * scale;
         at_v += weights.transpose(-2, -1).matmul(&part.at_out);
         at_k += at_scores.transpose(-2, -1).matmul(&part.q);
@@ -140,7 +141,7 @@ fn explicit_backward(rows: &Rows, [k, v]: [&Tensor; 2], sees: Sees) -> [Tensor; 
 
 #[cfg(test)]
 mod tests {
-    use tch::Device;
+    use tch::{Device, Kind};
 
     use super::*;
     use crate::qwen::attention::{AttentionMode, attend};

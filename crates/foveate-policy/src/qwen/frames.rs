@@ -1,6 +1,8 @@
 //! Frame attention: how much of a row's attention falls on the video tokens of each frame.
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
+
+use super::wide;
 
 /// Which rows' attention to which frames is wanted, within a group.
 #[derive(Debug)]
@@ -26,10 +28,10 @@ pub(super) fn frame_mass(q: &Tensor, k: &Tensor, lse: &Tensor, probe: &FrameProb
     let (heads, width) = (q.size()[1], q.size()[2]);
     let (kv_heads, columns) = (k.size()[1], probe.columns.size()[0]);
     let scale = (width as f64).powf(-0.5);
-    let keys = k.index_select(0, &probe.columns).to_kind(Kind::Float);
+    let keys = wide(&k.index_select(0, &probe.columns));
     // One more component, -lse in the queries and 1 in the keys, makes the product the weight's logarithm.
     let keys = Tensor::cat(&[&keys, &keys.narrow(2, 0, 1).ones_like()], 2).permute([1, 2, 0]); // [K, E + 1, C]
-    let by_frame = probe.frames.tr().unsqueeze(0).expand([kv_heads, -1, -1], false); // [K, F, C]
+    let by_frame = probe.frames.to_kind(keys.kind()).tr().unsqueeze(0).expand([kv_heads, -1, -1], false); // [K, F, C]
     let rows = probe.rows.size()[0];
     let chunk = (PROBE_ELEMENTS / (heads * columns).max(1)).max(1);
     let mut frames = Vec::new();
@@ -37,7 +39,7 @@ pub(super) fn frame_mass(q: &Tensor, k: &Tensor, lse: &Tensor, probe: &FrameProb
     while start < rows {
         let count = chunk.min(rows - start);
         let picked = probe.rows.narrow(0, start, count);
-        let queries = q.index_select(0, &picked).to_kind(Kind::Float) * scale;
+        let queries = wide(&q.index_select(0, &picked)) * scale;
         let queries = Tensor::cat(&[queries, -lse.index_select(0, &picked).unsqueeze(-1)], 2);
         let queries = queries.view([count, kv_heads, -1, width + 1]).transpose(0, 1).reshape([kv_heads, -1, width + 1]);
         let weights = queries.bmm(&keys).exp_(); // [K, R * H/K, C]
@@ -47,7 +49,7 @@ pub(super) fn frame_mass(q: &Tensor, k: &Tensor, lse: &Tensor, probe: &FrameProb
             let _ = weights.view([kv_heads, count, -1, columns]).masked_fill_(&hidden, 0.0);
         }
         let mass = by_frame.bmm(&weights.transpose(1, 2)).unflatten(2, [count, -1]); // [K, F, R, H/K]
-        frames.push(mass.mean_dim([0, 3].as_slice(), false, Kind::Float).tr());
+        frames.push(mass.mean_dim([0, 3].as_slice(), false, keys.kind()).tr());
         start += count;
     }
     Tensor::cat(&frames, 0)

@@ -13,7 +13,7 @@ pub(crate) mod tape;
 pub(crate) mod text;
 pub(crate) mod vision;
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use crate::weights::{Init, Weights};
 
@@ -58,11 +58,21 @@ impl RmsNorm {
 
     pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
         let kind = x.kind();
-        let x = x.to_kind(tch::Kind::Float);
-        let mean_square = x.square().mean_dim(-1, true, tch::Kind::Float);
-        let normal = x * (mean_square + self.eps).rsqrt();
+        let x = wide(x);
+        let mean_square = x.square().mean_dim(-1, true, x.kind());
+        let normal = &x * (mean_square + self.eps).rsqrt();
         &self.weight * normal.to_kind(kind)
     }
+}
+
+/// The number type that sums over this one are formed in: f32, or f64 for itself.
+pub(crate) fn wide_kind(kind: Kind) -> Kind {
+    if kind == Kind::Double { kind } else { Kind::Float }
+}
+
+/// The same numbers in that type.
+pub(crate) fn wide(x: &Tensor) -> Tensor {
+    x.to_kind(wide_kind(x.kind()))
 }
 
 /// Gated MLP: `down(silu(gate(x)) * up(x))`.

@@ -114,8 +114,8 @@ impl OwnRows {
 
     /// 0 where row t of a completion sees column c (the whole prompt, then itself up to t), -inf elsewhere:
     /// `[longest, prompt + longest]`.
-    pub(crate) fn mask(&self, prompt: i64, device: Device) -> Tensor {
+    pub(crate) fn mask(&self, prompt: i64, kind: Kind, device: Device) -> Tensor {
         let shape = [self.longest, prompt + self.longest];
-        Tensor::full(shape, f64::NEG_INFINITY, (Kind::Float, device)).triu(prompt + 1)
+        Tensor::full(shape, f64::NEG_INFINITY, (kind, device)).triu(prompt + 1)
     }
 }

@@ -52,10 +52,11 @@ impl Rope {
     /// Rotates `x`: `[N, heads, E]`.
     pub(crate) fn rotate(&self, x: &Tensor) -> Tensor {
         let kind = x.kind();
-        let x = x.to_kind(self.cos.kind());
+        let wider = if kind == Kind::Double { kind } else { self.cos.kind() };
+        let [x, cos, sin] = [x, &self.cos, &self.sin].map(|x| x.to_kind(wider));
         let half = x.size()[2] / 2;
         let turned = Tensor::cat(&[-x.narrow(-1, half, half), x.narrow(-1, 0, half)], -1);
-        let rotated = x * self.cos.unsqueeze(1) + turned * self.sin.unsqueeze(1);
+        let rotated = x * cos.unsqueeze(1) + turned * sin.unsqueeze(1);
         rotated.to_kind(kind)
     }
 }

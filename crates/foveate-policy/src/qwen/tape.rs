@@ -5,7 +5,7 @@
 //! input when its turn comes (layer-wise recomputation: Chen et al. 2016, arXiv 1604.06174).
 
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor, no_grad};
+use tch::{Tensor, no_grad};
 
 use super::{
     attention::{Attended, attend},
@@ -13,6 +13,7 @@ use super::{
     pack::Pack,
     rope::Rope,
     text::TextModel,
+    wide_kind,
 };
 
 /// What a training pass computes a second time instead of keeping it.
@@ -118,7 +119,7 @@ fn after(model: &TextModel, layer: usize, [x, out]: [&Tensor; 2], pack: &Pack) -
 /// Backpropagates from tensors whose gradients are known. tch cannot start from a given gradient; a product's gradient
 /// is that gradient.
 fn push(known: &[(&Tensor, &Tensor)]) {
-    let products = known.iter().map(|(output, gradient)| (*output * *gradient).sum(Kind::Float));
+    let products = known.iter().map(|(output, gradient)| (*output * *gradient).sum(wide_kind(output.kind())));
     products.reduce(|sum, product| sum + product).iter().for_each(Tensor::backward);
 }
 
@@ -127,7 +128,7 @@ mod tests {
     use std::path::Path;
 
     use proptest::prelude::*;
-    use tch::Device;
+    use tch::{Device, Kind};
 
     use super::*;
     use crate::{config::TextConfig, qwen::AttentionMode, weights::Weights};

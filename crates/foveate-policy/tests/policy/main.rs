@@ -6,6 +6,7 @@ mod common;
 mod counterfactual;
 mod directory;
 mod goldens;
+mod gradients;
 mod group;
 mod rollout;
 mod transformers;
