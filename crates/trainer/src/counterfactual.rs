@@ -13,6 +13,7 @@ use crate::{
     error::user_error,
     passes::{Sizes, cut, passes, segments},
     step::{Stepper, array2},
+    update::Opened,
 };
 
 /// Streams of a group that no completion uses, by what is drawn from them.
@@ -47,13 +48,14 @@ enum View {
 }
 
 impl Stepper<'_> {
-    /// The views that the algorithm needs of the groups, all of them packed into the same passes.
-    pub(crate) fn views(&self, step: u64, groups: &[Group]) -> Result<Vec<Views>> {
+    /// The views that the algorithm needs of the groups, all of them packed into the same passes. With an opened update the
+    /// plain one is known.
+    pub(crate) fn views(&self, step: u64, groups: &[Group], opened: Option<&Opened<'_>>) -> Result<Vec<Views>> {
         let mut wanted = Vec::new();
         for (index, group) in groups.iter().enumerate() {
             let needs = self.algorithm.needs(group.media);
             let seed = self.seed(step, group.number);
-            if needs.sampling_logprobs {
+            if needs.sampling_logprobs && opened.is_none() {
                 wanted.push((index, View::Own, None));
             }
             if let Some(masking) = needs.masked {
@@ -77,6 +79,9 @@ impl Stepper<'_> {
         };
         let seen = viewed(self.policy, &self.head(self.policy), &prompts, self.config.optim.pass_tokens, keeps)?;
         let mut views: Vec<Views> = groups.iter().map(|_| Views::default()).collect();
+        for (views, logprobs) in views.iter_mut().zip(opened.iter().flat_map(|opened| opened.logprobs(groups))) {
+            views.own = Some(array2(&logprobs)?);
+        }
         for ((index, view, _), seen) in wanted.into_iter().zip(seen) {
             match view {
                 View::Own => views[index].own = Some(array2(&seen.logprobs)?),

@@ -58,6 +58,8 @@ pub struct Drawn {
     pub dropped: Vec<(Example, Scores)>,
     /// How often groups were drawn in the place of such; `None` if the algorithm keeps everything.
     pub refills: Option<usize>,
+    /// Groups that the step lacks, because the refills are used up.
+    pub missing: usize,
 }
 
 impl Drawn {
@@ -88,8 +90,9 @@ impl Stepper<'_> {
                     drawn.dropped.push((group.example.example, scores));
                 }
             }
+            drawn.missing = wanted - drawn.groups.len();
             match (&mut drawn.refills, most) {
-                (Some(refills), Some(most)) if drawn.groups.len() < wanted && *refills < most => *refills += 1,
+                (Some(refills), Some(most)) if drawn.missing > 0 && *refills < most => *refills += 1,
                 _ => return Ok(drawn),
             }
         }

@@ -130,6 +130,7 @@ fn refills(metrics: &mut StepMetrics, drawn: &Drawn) {
     metrics.push_count("sampling/refills", refills as u64);
     metrics.push_count("sampling/groups_kept", drawn.groups.len() as u64);
     metrics.push_count("sampling/groups_dropped", drawn.dropped.len() as u64);
+    metrics.push_count("sampling/groups_missing", drawn.missing as u64);
 }
 
 /// Mean entropy of the distributions that the step's tokens were drawn from, in nats.

@@ -10,6 +10,7 @@ use crate::{
     counterfactual::{Views, viewed},
     draw::{Group, Scores},
     step::{Clock, Stepper, array2},
+    update::Opened,
 };
 
 /// What was observed of a group beyond its scores.
@@ -49,8 +50,14 @@ impl Seen {
 impl Stepper<'_> {
     /// What was seen while the groups were drawn, and what takes passes of its own: views of altered videos, and the
     /// reference policy's log-probs.
-    pub(crate) fn observe(&self, step: u64, groups: &[Group], clock: &mut Clock) -> Result<Vec<Seen>> {
-        let views = clock.time("timing/counterfactual", || self.views(step, groups))?;
+    pub(crate) fn observe(
+        &self,
+        step: u64,
+        groups: &[Group],
+        opened: Option<&Opened<'_>>,
+        clock: &mut Clock,
+    ) -> Result<Vec<Seen>> {
+        let views = clock.time("timing/counterfactual", || self.views(step, groups, opened))?;
         let mut seen: Vec<_> =
             groups.iter().zip(views).map(|(group, views)| self.seen(group, views)).collect::<Result<_>>()?;
         if self.reference.is_some() {

@@ -66,13 +66,14 @@ impl Stepper<'_> {
     ) -> Result<Stepped> {
         let mut clock = Clock::default();
         let drawn = self.draw(step, supply, &mut clock)?; // SAMPLE and SCORE
-        let seen = self.observe(step, &drawn.groups, &mut clock)?;
+        let opened = clock.time("timing/update", || self.open(&drawn.groups))?;
+        let seen = self.observe(step, &drawn.groups, opened.as_ref(), &mut clock)?;
         let credit = clock.time("timing/credit", || self.credit(&drawn.scores, &seen))?;
         if let Some(folder) = record {
             self.record(folder, &drawn, &seen)?;
         }
         let work = Work { groups: &drawn.groups, scores: &drawn.scores, seen: &seen, credit: &credit };
-        let updated = clock.time("timing/update", || updater.update(self, step, work))?;
+        let updated = clock.time("timing/update", || updater.update(self, step, work, opened))?;
         Ok(Stepped { drawn, seen, credit, updated, seconds: clock.laps })
     }
 

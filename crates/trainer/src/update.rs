@@ -5,7 +5,8 @@ use std::ops::Range;
 use anyhow::{Context, Result};
 use foveate_algo::{Credit, GroupShape, factors};
 use foveate_policy::{
-    AdamW, Completions, PolicyError, ScoreGradients, Surrogate, SurrogateInputs, TokenScores, surrogate_loss,
+    AdamW, Completions, PolicyError, ScoreGradients, Surrogate, SurrogateInputs, TokenScores, TrainingPass,
+    surrogate_loss,
 };
 use ndarray::Array2;
 use tch::{Kind, Tensor};
@@ -58,6 +59,41 @@ pub struct Work<'a> {
     pub credit: &'a [Credit],
 }
 
+/// The update's first pass, begun before there was credit, because the algorithm had to know its log-probs. Only where all
+/// groups fit into that one pass: else its tape would have to be kept for each.
+#[derive(Debug)]
+pub(crate) struct Opened<'a> {
+    parts: Vec<Part>,
+    pass: TrainingPass<'a>,
+    scores: TokenScores,
+}
+
+impl Opened<'_> {
+    /// The teacher-forced log-probs of the policy that sampled, group by group, `[G, T]`.
+    pub(crate) fn logprobs(&self, groups: &[Group]) -> Vec<Tensor> {
+        let logprobs = self.pass.split(&self.scores.logprobs);
+        groups.iter().zip(&logprobs).map(|(group, own)| group.completions.padded(own)).collect()
+    }
+}
+
+impl<'a> Stepper<'a> {
+    /// Begins the update if it is a single pass and its log-probs are needed before it.
+    pub(crate) fn open(&self, groups: &[Group]) -> Result<Option<Opened<'a>>> {
+        let optim = &self.config.optim;
+        let needed = groups.iter().any(|group| self.algorithm.needs(group.media).sampling_logprobs);
+        let sizes: Vec<_> = groups.iter().map(|group| Sizes::of(&group.encoded, &group.completions)).collect();
+        let mut passes = passes(sizes.iter().enumerate(), optim.pass_tokens);
+        if !needed || optim.minibatches > 1 || passes.len() != 1 {
+            return Ok(None);
+        }
+        let parts = passes.remove(0);
+        let cut = cut(&parts, |index| (&groups[index].encoded, &groups[index].completions));
+        let pass = self.policy.training_pass(&segments(&cut), optim.recompute)?;
+        let scores = pass.score(&self.head(self.policy));
+        Ok(Some(Opened { parts, pass, scores }))
+    }
+}
+
 /// Sums over the tokens of the passes through the step's groups.
 #[derive(Debug, Default)]
 struct Sums {
@@ -77,7 +113,13 @@ impl Updater<'_> {
     ///
     /// # Errors
     /// If a loss or gradient is not finite; that optimizer step is not taken.
-    pub fn update(&mut self, stepper: &Stepper<'_>, step: u64, work: Work<'_>) -> Result<Updated> {
+    pub(crate) fn update(
+        &mut self,
+        stepper: &Stepper<'_>,
+        step: u64,
+        work: Work<'_>,
+        mut opened: Option<Opened<'_>>,
+    ) -> Result<Updated> {
         let optim = &stepper.config.optim;
         let learning_rate = learning_rate(optim, step, self.steps);
         let mut updated = Updated { learning_rate, ..Updated::default() };
@@ -90,14 +132,17 @@ impl Updater<'_> {
             passes(active.map(|index| (index, &sizes[index])), optim.pass_tokens)
         };
         let passes: Vec<_> = minibatches.iter().map(of_part).collect();
+        let all_groups: Vec<Vec<Part>> = opened.iter().map(|opened| opened.parts.clone()).collect();
         let steps = (optim.updates_per_rollout * passes.len()) as f64;
         self.optimizer.zero_grad();
         for update in 0..optim.updates_per_rollout {
             for (number, passes) in passes.iter().enumerate() {
                 // The policy is the one that sampled until the first optimizer step.
                 let first = update == 0 && number == 0;
+                let passes = if opened.is_some() { &all_groups } else { passes };
                 for parts in passes {
-                    Pass { stepper, work: &work, groups: &groups, parts, first }.run(&mut total)?;
+                    let pass = Pass { stepper, work: &work, groups: &groups, parts, first };
+                    pass.run(opened.take(), &mut total)?;
                     self.optimizer.accumulate();
                 }
                 updated.grad_norm += self.optimizer.step(learning_rate, optim.grad_clip)? / steps;
@@ -189,12 +234,18 @@ struct Pass<'a> {
 
 impl Pass<'_> {
     /// Adds the parts' gradients to the parameters.
-    fn run(&self, total: &mut Sums) -> Result<()> {
+    fn run(&self, opened: Option<Opened<'_>>, total: &mut Sums) -> Result<()> {
         let group = |index: usize| (&self.work.groups[index].encoded, &self.work.groups[index].completions);
         let cut = cut(self.parts, group);
-        let pass = self.stepper.policy.training_pass(&segments(&cut), self.stepper.config.optim.recompute)?;
         let head = self.stepper.head(self.stepper.policy);
-        let scores = pass.score(&head);
+        let (pass, scores) = match opened {
+            Some(Opened { pass, scores, .. }) => (pass, scores),
+            None => {
+                let pass = self.stepper.policy.training_pass(&segments(&cut), self.stepper.config.optim.recompute)?;
+                let scores = pass.score(&head);
+                (pass, scores)
+            }
+        };
         let (mut at_logprobs, mut at_entropy) = (Vec::new(), Vec::new());
         let scored = pass.split(&scores.logprobs).into_iter().zip(pass.split(&scores.entropy));
         for ((part, (_, completions)), (logprobs, entropy)) in self.parts.iter().zip(&cut).zip(scored) {
