@@ -115,6 +115,6 @@ fn report(plan: &Plan, args: &CompareArgs, runs: &[Run], failures: &[Failure]) -
     for run in runs.iter().filter(|run| run.finished()) {
         rows[run.row].push(Outcome::read(run)?);
     }
-    let configs = runs.iter().map(|run| &run.config).collect();
+    let configs = runs.chunk_by(|a, b| a.row == b.row).filter_map(|runs| Some(&runs.first()?.config)).collect();
     Report { plan, args, configs, rows, failures }.text()
 }

@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn every_plan_of_the_checkout_can_be_trained() {
+    fn every_row_of_every_plan_of_the_checkout_can_be_trained_and_is_evaluated_alike() {
         let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
         let mut plans = 0;
         for folder in ["compare", "ablations"] {
@@ -140,10 +140,14 @@ mod tests {
                 let path = entry.unwrap().path();
                 let plan = Plan::read(&path).unwrap();
                 assert_eq!(Some(plan.name.as_str()), path.file_stem().and_then(|stem| stem.to_str()));
+                let mut first = None;
                 for row in &plan.rows {
                     let layers = Layers { algo: Some(row.algo.clone()), config: None, set: row.set.clone() };
                     let config = resolve(&layers).unwrap_or_else(|error| unreachable!("{path:?}: {error:#}")).config;
                     assert!(Demo::find().unwrap().trains(&config), "{path:?}: {}", row.label);
+                    let first = first.get_or_insert_with(|| config.clone());
+                    assert_eq!(config.eval, first.eval, "{path:?}: {}", row.label);
+                    assert_eq!((&config.model, &config.data), (&first.model, &first.data), "{path:?}: {}", row.label);
                 }
                 plans += 1;
             }

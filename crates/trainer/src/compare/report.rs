@@ -1,6 +1,5 @@
 //! The report of a comparison, in Markdown.
 
-use std::collections::BTreeSet;
 use std::env;
 use std::path::Path;
 use std::thread::available_parallelism;
@@ -12,6 +11,7 @@ use super::plan::Plan;
 use super::tables::{accuracy, attention, curves, kinds};
 use crate::cli::CompareArgs;
 use crate::config::Config;
+use crate::evaluate::protocol;
 
 /// A run that did not come to its end.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub(super) struct Report<'a> {
     pub(super) plan: &'a Plan,
     /// The command line.
     pub(super) args: &'a CompareArgs,
-    /// The settings of every run.
+    /// The settings of each row, with its first seed.
     pub(super) configs: Vec<&'a Config>,
     /// The finished runs of each row.
     pub(super) rows: Vec<Vec<Outcome>>,
@@ -59,22 +59,36 @@ impl Report<'_> {
         Ok(parts.join("\n\n") + "\n")
     }
 
+    /// A setting of all rows; where they differ, every value with the rows that have it.
+    fn all(&self, of: &dyn Fn(&Config) -> String) -> String {
+        let mut values: Vec<(String, Vec<&str>)> = Vec::new();
+        for (row, config) in self.plan.rows.iter().zip(&self.configs) {
+            let value = of(config);
+            match values.iter_mut().find(|(known, _)| *known == value) {
+                Some((_, labels)) => labels.push(&row.label),
+                None => values.push((value, vec![&row.label])),
+            }
+        }
+        match values.as_slice() {
+            [(value, _)] => value.clone(),
+            _ => values
+                .iter()
+                .map(|(value, labels)| format!("{value} ({})", labels.join(", ")))
+                .collect::<Vec<_>>()
+                .join("; "),
+        }
+    }
+
     /// The runs that are missing from the tables.
     fn failed(&self) -> Option<String> {
         let lines = self.failures.iter().map(|failure| format!("- {}: `{}`", failure.run, failure.reason));
         let lines: Vec<String> = lines.collect();
-        let all = self.configs.len();
+        let all = self.configs.len() as u64 * self.args.seeds;
         let head = format!("**{} of {all} runs failed and are missing from all tables:**", lines.len());
         (!lines.is_empty()).then(|| format!("{head}\n\n{}", lines.join("\n")))
     }
 
     fn trained(&self) -> String {
-        let all = |of: &dyn Fn(&Config) -> String| {
-            // In the order of the rows.
-            let mut known = BTreeSet::new();
-            let values = self.configs.iter().map(|config| of(config));
-            values.filter(|value| known.insert(value.clone())).collect::<Vec<_>>().join("; ")
-        };
         let file = |path: &Option<std::path::PathBuf>| path.as_deref().map_or_else(|| "none".to_owned(), shortened);
         let held_out = |config: &Config| match config.eval.limit {
             0 => format!("`{}`, all of it", file(&config.data.test)),
@@ -87,10 +101,8 @@ impl Report<'_> {
                 rollout.prompts_per_step, rollout.completions, rollout.max_new_tokens, rollout.temperature
             )
         };
-        let answers = |config: &Config| match config.eval.temperature {
-            0.0 => format!("greedy, at most {} tokens", config.eval_tokens()),
-            temperature => format!("temperature {temperature}, at most {} tokens", config.eval_tokens()),
-        };
+        let answers = |config: &Config| format!("{}, at most {} tokens", protocol(config), config.eval_tokens());
+        let all = |of: &dyn Fn(&Config) -> String| self.all(of);
         let seeds: Vec<String> = (0..self.args.seeds).map(|seed| seed.to_string()).collect();
         let threads = all(&|config| config.model.threads.to_string());
         let cores = available_parallelism().map_or_else(|_| "unknown".to_owned(), |cores| cores.to_string());
@@ -98,10 +110,10 @@ impl Report<'_> {
             format!("model: {}", all(&|config| format!("`{}`", file(&config.model.path)))),
             format!("trained on: {}", all(&|config| format!("`{}`", file(&config.data.train)))),
             format!("held out: {}", all(&held_out)),
-            format!("answers: {}", all(&answers)),
+            format!("held-out answers: {}", all(&answers)),
             format!("steps: {}", all(&|config| config.run.steps.to_string())),
             format!("each step trains on: {}", all(&sampled)),
-            format!("learning rate: {}", all(&|config| format!("{:e}", config.optim.lr))),
+            format!("optimizer: {}", all(&optimizer)),
             format!("seeds (`run.seed`): {}", seeds.join(", ")),
             format!("machine: {cores} CPU cores, {} runs side by side, threads of a run: {threads}", self.args.jobs),
         ];
@@ -114,6 +126,16 @@ impl Report<'_> {
             lines.join("\n- ")
         )
     }
+}
+
+/// What a step of the optimizer depends on.
+fn optimizer(config: &Config) -> String {
+    let optim = &config.optim;
+    format!(
+        "learning rate {:e}, {:?} after {} steps, weight decay {}, gradient norm at most {}",
+        optim.lr, optim.schedule, optim.warmup_steps, optim.weight_decay, optim.grad_clip
+    )
+    .to_lowercase()
 }
 
 /// The command line, from the root of a checkout.

@@ -60,11 +60,18 @@ fn accuracy(run: &Path, end: &str, kind: Option<&str>) -> f64 {
 fn a_report_says_what_the_folders_of_its_runs_say_and_nothing_is_run_twice() {
     let plan = Plan::new(&[("GRPO", "grpo", &["algo.beta=0.0"]), ("T-GRPO, own", "t-grpo", &["algo.beta=0.1"])]);
     let (output, report) = (plan.output(), plan.folder.path().join("results/mine.md"));
-    let settings = ["--seeds", "2", "--report", text(&report), "--set", "run.steps=2", "--set", "optim.lr=2e-3"];
+    // As in the demo all rows are evaluated alike, whatever their papers do.
+    let set = ["run.steps=2", "optim.lr=2e-3", "eval.pixels.max=1024", "eval.frames.max=16"];
+    let set = set.iter().flat_map(|setting| ["--set", setting]);
+    let settings: Vec<_> = ["--seeds", "2", "--report", text(&report)].into_iter().chain(set).collect();
     let said = succeed(&plan.args(&output, &settings));
     let written = std::fs::read_to_string(&report).unwrap();
     assert!(said.contains(&written), "{said}");
     assert!(written.starts_with("# Mine\n\nTwo of them.\n\nMade by `cargo run -p trainer -- compare "), "{written}");
+    assert!(
+        written.contains("constant after 0 steps, weight decay 0") && written.contains(" (T-GRPO, own)\n"),
+        "{written}"
+    );
     assert!(written.contains("- steps: 2\n") && written.contains("(`run.seed`): 0, 1\n"), "{written}");
 
     let runs = ["grpo", "t-grpo-own"].map(|row| [0, 1].map(|seed| output.join(format!("{row}/seed-{seed}"))));
@@ -126,7 +133,7 @@ fn a_report_says_what_the_folders_of_its_runs_say_and_nothing_is_run_twice() {
     succeed(&plan.args(&output, &settings));
     assert!(logs() == before, "a finished run was run again");
     assert_eq!(std::fs::read_to_string(&report).unwrap(), written);
-    let line = error(&plan.args(&output, &["--seeds", "1", "--set", "run.steps=3"]), 2);
+    let line = error(&plan.args(&output, &[&settings[..], &["--set", "run.steps=3"]].concat()), 2);
     assert!(line.contains("has run.steps = 2, not 3: take another --output"), "{line}");
 }
 
