@@ -115,9 +115,10 @@ pub(super) fn extra(config: &Config) -> Result<String> {
     if let Some(refills) = algorithm.max_refills() {
         parts.push(format!("up to {refills} refills"));
     }
-    let updates = config.optim.updates_per_rollout;
-    if updates > 1 {
-        parts.push(format!("{} more updates", updates - 1));
+    match config.optim.updates_per_rollout {
+        0 | 1 => {}
+        2 => parts.push("1 more update".to_owned()),
+        updates => parts.push(format!("{} more updates", updates - 1)),
     }
     Ok(if parts.is_empty() { "none".to_owned() } else { parts.join(" + ") })
 }

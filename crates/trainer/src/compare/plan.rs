@@ -7,7 +7,7 @@ use anyhow::Result;
 use serde::Deserialize;
 
 use crate::config::read_toml;
-use crate::error::{existing, user_error};
+use crate::error::{nearest, user_error};
 
 /// What a comparison trains.
 #[derive(Debug, Clone, Deserialize)]
@@ -43,10 +43,8 @@ impl Plan {
     /// # Errors
     /// A user error: no such file, an unknown or missing key, no rows, or two rows whose folders would be one.
     pub(super) fn read(path: &Path) -> Result<Self> {
-        let known = if path.exists() { Vec::new() } else { beside(path) };
-        if !known.is_empty() {
-            let message = existing("plan", path).err().map(|error| error.to_string()).unwrap_or_default();
-            return Err(user_error(format!("{message}; known there: {}", known.join(", "))));
+        if !path.is_file() {
+            return Err(unknown(path));
         }
         let plan: Self = read_toml("plan", path)?;
         let source = path.display();
@@ -90,13 +88,17 @@ fn slug(text: &str) -> String {
     words.collect::<Vec<_>>().join("-")
 }
 
-/// The names of the plans in the folder that this one was looked for in.
-fn beside(path: &Path) -> Vec<String> {
-    let listing = path.parent().and_then(|folder| std::fs::read_dir(folder).ok());
+/// The error for a plan that is not there, with those that are.
+fn unknown(path: &Path) -> anyhow::Error {
+    let folder = if path.is_dir() { Some(path) } else { path.parent() };
+    let listing = folder.and_then(|folder| std::fs::read_dir(folder).ok());
     let files = listing.into_iter().flatten().flatten().map(|entry| entry.file_name());
-    let mut names: Vec<_> = files.filter_map(|file| Some(file.to_str()?.strip_suffix(".toml")?.to_owned())).collect();
-    names.sort();
-    names
+    let mut known: Vec<_> = files.filter_map(|file| Some(file.to_str()?.strip_suffix(".toml")?.to_owned())).collect();
+    known.sort();
+    let name = path.file_stem().unwrap_or_default().to_string_lossy();
+    let hint = nearest(&name, known.iter().map(String::as_str)).map(|near| format!("; did you mean {near}?"));
+    let known = if known.is_empty() { String::new() } else { format!("; known there: {}", known.join(", ")) };
+    user_error(format!("plan: {} is not there{}{known}", path.display(), hint.unwrap_or_default()))
 }
 
 #[cfg(test)]
