@@ -120,9 +120,10 @@ impl Report<'_> {
         format!(
             "## What was trained\n\n- {}\n\n\
             Every row starts from the same model. The order of the examples and all random numbers follow from \
-            `run.seed`: with the same seed all rows read the same examples in the same order (one that drops groups \
-            reads on further), and all train on the same number of completions a step, but where the list above has \
-            more than one number. Settings of a row: the plan and `config.toml` in the folder of each run.",
+            `run.seed`: with the same seed all rows read the same examples in the same order, and train on the same \
+            number of completions a step unless the list above has more than one number. A row that drops groups \
+            (refills) reads on further instead, and trains on fewer where it runs out of refills. Settings of a row: \
+            the plan, and `config.toml` in the folder of each run.",
             lines.join("\n- ")
         )
     }

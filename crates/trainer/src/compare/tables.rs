@@ -27,7 +27,7 @@ pub(super) fn accuracy(rows: &Rows<'_>) -> Result<String> {
             with_interval(runs, &after),
             if gains.is_empty() { "-".to_owned() } else { format!("{:+.1}", mean(&gains)) },
             if each.is_empty() { "-".to_owned() } else { each.join(", ") },
-            number(of_runs(runs, Outcome::seconds), 0),
+            number(of_runs(runs, Outcome::seconds), 1),
             number(step_time(runs) / first, 2),
             runs.first().map_or_else(|| Ok("-".to_owned()), |run| extra(&run.config))?,
             if contrasts > 0.0 { format!("{} + {}", number(own, 0), number(contrasts, 0)) } else { number(own, 0) },

@@ -93,7 +93,7 @@ fn a_report_says_what_the_folders_of_its_runs_say_and_nothing_is_run_twice() {
             format!("{:.1} ({low:.1} to {high:.1})", mean(&after)),
             format!("{:+.1}", mean(&after) - mean(&before)),
             format!("{:.1}, {:.1}", after[0], after[1]),
-            format!("{seconds:.0}"),
+            format!("{seconds:.1}"),
             format!("{:.2}", step_time(runs) / step_time(&["grpo/seed-0", "grpo/seed-1"].map(|run| output.join(run)))),
             extra.to_owned(),
             completions.to_owned(),
