@@ -13,6 +13,15 @@ train-appo *args:
 train name *args:
     cargo run -p trainer -- --algo "$@"
 
+# train every algorithm with three seeds and compare them in docs/results/demo.md; takes trainer compare's options
+compare *args:
+    cargo run -p trainer -- compare configs/compare/demo.toml --report docs/results/demo.md "$@"
+
+# the same for an ablation of configs/ablations, in docs/results/ablate-NAME.md
+ablate NAME *args:
+    shift && cargo run -p trainer -- compare "configs/ablations/{{NAME}}.toml" \
+        --report "docs/results/ablate-{{NAME}}.md" "$@"
+
 # make data/tiny-vlm, the embedded model, from random weights
 make-tiny-vlm:
     scripts/make-tiny-vlm

@@ -12,7 +12,7 @@ use serde::de::{DeserializeOwned, IntoDeserializer};
 use crate::config::Layers;
 use crate::error::UserContext;
 use crate::run::init_log;
-use crate::{bench, evaluate, explain, prepare, scenes, score, sft, tiny, train};
+use crate::{bench, compare, evaluate, explain, prepare, scenes, score, sft, tiny, train};
 
 /// Reinforcement-learning post-training of video multimodal LLMs. Without a command, trains a policy.
 #[derive(Debug, Parser)]
@@ -81,6 +81,8 @@ pub enum Command {
     Eval(EvalArgs),
     /// Time and memory of rollout, update and scoring on random weights of a given shape
     Bench(BenchArgs),
+    /// Train every row of a plan with several seeds, and write a report that compares them
+    Compare(CompareArgs),
     /// Make and prepare data
     #[command(subcommand)]
     Data(DataCommand),
@@ -290,6 +292,31 @@ pub struct BenchArgs {
     pub peak_tflops: Option<f64>,
 }
 
+/// What `compare` is told.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "What was finished before is not run again, and what was stopped goes on.\n\nExample:\n  \
+    trainer compare configs/compare/demo.toml --seeds 3 --set run.steps=100")]
+pub struct CompareArgs {
+    /// TOML file of rows; configs/compare and configs/ablations have some
+    #[arg(value_name = "PLAN")]
+    pub plan: PathBuf,
+    /// Runs of each row, with the seeds 0 to N-1
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
+    pub seeds: u64,
+    /// Runs side by side, each on one thread unless the settings name a number
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
+    pub jobs: u16,
+    /// Folder of the runs [default: runs/compare-NAME, after the plan's name]
+    #[arg(long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    /// File for the report [default: report.md in the folder of the runs]
+    #[arg(long, value_name = "FILE", overrides_with = "report")]
+    pub report: Option<PathBuf>,
+    /// What all rows have in common; a row's own settings stand above it.
+    #[command(flatten)]
+    pub settings: SettingsArgs,
+}
+
 /// A setting by its name in configurations.
 fn word<T: DeserializeOwned>(name: &str) -> Result<T, WordError> {
     T::deserialize(name.into_deserializer())
@@ -309,6 +336,7 @@ pub fn dispatch(cli: Cli) -> Result<()> {
         Some(Command::Sft(args)) => sft::run(&args),
         Some(Command::Eval(args)) => evaluate::run(&args),
         Some(Command::Bench(args)) => bench::run(&args),
+        Some(Command::Compare(args)) => compare::run(&args),
         Some(Command::Data(DataCommand::Prepare(args))) => prepare::run(&args),
         Some(Command::Data(DataCommand::Scenes(args))) => scenes::run(&args),
         Some(Command::Data(DataCommand::TinyVlm(args))) => tiny::write(&args.output),

@@ -8,6 +8,7 @@
 pub mod answer;
 pub mod bench;
 pub mod cli;
+pub mod compare;
 pub mod config;
 mod counterfactual;
 pub mod data;

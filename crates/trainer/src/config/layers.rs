@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use foveate_algo::AlgoConfig;
+use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
 use super::check::{describe, join, read};
@@ -45,8 +46,8 @@ impl Layer {
         Ok(Self { source: source.to_owned(), table })
     }
 
-    fn file(path: &Path) -> Result<Self> {
-        existing("--config", path)?;
+    fn file(what: &str, path: &Path) -> Result<Self> {
+        existing(what, path)?;
         let text = fs_err::read_to_string(path).context("configuration").user()?;
         Self::parse(&path.display().to_string(), &text)
     }
@@ -94,7 +95,7 @@ impl Layer {
 pub fn resolve(layers: &Layers) -> Result<Resolved> {
     let mut own = Vec::new();
     if let Some(path) = &layers.config {
-        own.push(Layer::file(path)?);
+        own.push(Layer::file("--config", path)?);
     }
     for text in &layers.set {
         own.push(Layer::set(text)?);
@@ -130,7 +131,7 @@ pub fn resolve(layers: &Layers) -> Result<Resolved> {
 /// # Errors
 /// As [`resolve`].
 pub fn resolve_plain(layers: &Layers) -> Result<Config> {
-    let file = layers.config.iter().map(|path| Layer::file(path));
+    let file = layers.config.iter().map(|path| Layer::file("--config", path));
     let set = layers.set.iter().map(|text| Layer::set(text));
     let own = file.chain(set).collect::<Result<Vec<_>>>()?;
     let name = algorithm_name(layers.algo.as_deref(), &own)?;
@@ -146,6 +147,16 @@ pub fn resolve_plain(layers: &Layers) -> Result<Config> {
 /// As [`resolve`]; the run's file may also be missing.
 pub fn load_run(path: &Path, set: &[String]) -> Result<Config> {
     resolve_plain(&Layers { algo: None, config: Some(path.to_owned()), set: set.to_vec() })
+}
+
+/// Reads a TOML file that is no configuration, told of its mistakes as one is. `what` it is for goes before its name where
+/// there is none.
+///
+/// # Errors
+/// A user error: no such file, not TOML, an unknown key or a value of the wrong type.
+pub(crate) fn read_toml<T: DeserializeOwned>(what: &str, path: &Path) -> Result<T> {
+    let layer = Layer::file(what, path)?;
+    read(layer.table, &layer.source, "")
 }
 
 fn base_files(name: &str, demo: bool) -> Vec<embedded::File> {

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use embedded::{Demo, algorithm_names};
 pub use input::*;
+pub(crate) use layers::read_toml;
 pub use layers::{Layers, Resolved, load_run, resolve, resolve_plain};
 pub use training::*;
 

@@ -14,8 +14,8 @@ use crate::{
 };
 
 /// Names of the evaluations at the ends.
-pub(super) const BEFORE: &str = "before";
-pub(super) const AFTER: &str = "after";
+pub(crate) const BEFORE: &str = "before";
+pub(crate) const AFTER: &str = "after";
 
 /// The configuration of a run that is to go on. What was evaluated before is compared with what will be, so that both
 /// must be evaluated alike.

@@ -13,7 +13,8 @@ use foveate_policy::{AdamW, LoadOptions, TextProcessor, Trainable, Vlm, read_saf
 use foveate_reward::Rubric;
 use serde::{Deserialize, Serialize};
 
-use self::evaluations::{AFTER, BEFORE, resumed};
+use self::evaluations::resumed;
+pub(crate) use self::evaluations::{AFTER, BEFORE};
 use crate::{
     cli::TrainArgs,
     config::{Config, Demo, Resolved, resolve},

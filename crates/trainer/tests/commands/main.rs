@@ -4,6 +4,7 @@
 
 mod algorithms;
 mod bench;
+mod compare;
 mod curve;
 mod data;
 mod explain;

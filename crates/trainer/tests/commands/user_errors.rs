@@ -155,6 +155,7 @@ fn every_command_has_help_with_an_example() {
         &["sft"],
         &["eval"],
         &["bench"],
+        &["compare"],
         &["data", "scenes"],
         &["data", "prepare"],
         &["data", "tiny-vlm"],
