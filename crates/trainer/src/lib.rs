@@ -5,7 +5,9 @@
 // The tiny model's configuration is one `json!` literal.
 #![recursion_limit = "256"]
 
+pub mod analyze;
 pub mod answer;
+pub mod attention;
 pub mod bench;
 pub mod cli;
 pub mod compare;
@@ -17,12 +19,14 @@ pub mod error;
 pub mod eval;
 pub mod evaluate;
 pub mod explain;
+pub mod figures;
 pub mod measure;
 pub mod observe;
 pub mod passes;
 pub mod plan;
 pub mod prepare;
 pub mod record;
+pub mod recorded;
 pub mod run;
 pub mod scenes;
 pub mod schedule;

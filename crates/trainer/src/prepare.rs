@@ -21,7 +21,7 @@ pub fn run(args: &PrepareArgs) -> Result<()> {
     existing("--input", &args.input)?;
     config.data.cache = Some(args.cache.clone());
     let records = Records::open(&args.input, config.data.media_root.as_deref())?;
-    let view = View { file: &args.input, model: &args.model, frames: &config.data.frames, pixels: &config.data.pixels };
+    let view = View::training(&config, &args.model);
     let media = MediaReader::new(&view, &config.data, records.media_root())?;
     let count = records.len();
     let options = LoaderOptions { depth: BATCH, threads: config.data.threads, on_bad: config.data.on_bad_example };

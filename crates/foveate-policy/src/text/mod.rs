@@ -166,6 +166,15 @@ impl TextProcessor {
         self.tokenizer.decode(ids)
     }
 
+    /// The text of one token as people are shown it: special tokens too, and of a token that holds but a part of a
+    /// character its spelling in the tokenizer's file.
+    ///
+    /// # Errors
+    /// If there is no such token.
+    pub fn spelling(&self, id: i64) -> Result<String, TextError> {
+        self.tokenizer.spelling(id)
+    }
+
     /// Tokens that end a completion; the first is the one to train on.
     pub fn eos_ids(&self) -> &[i64] {
         &self.special.eos

@@ -274,3 +274,13 @@ fn missing_and_broken_files_are_named() {
     assert!(complaint("tokenizer_config.json", Some("{}")).contains("no chat template"));
     assert!(complaint("tokenizer_config.json", Some(r#"{"chat_template": "{% if %}"}"#)).starts_with("chat template:"));
 }
+
+#[test]
+fn a_token_is_spelled_even_if_it_is_special_or_part_of_a_character() {
+    let processor = processor();
+    let ids = processor.encode("a<|im_end|>\u{e9}").unwrap();
+    let spelled: Vec<String> = ids.iter().map(|id| processor.spelling(*id).unwrap()).collect();
+    // The two bytes of the last character as a byte-level file writes them.
+    assert_eq!(spelled, ["a", "<|im_end|>", "\u{c3}", "\u{a9}"]);
+    assert!(processor.spelling(-1).is_err() && processor.spelling(1 << 40).is_err());
+}

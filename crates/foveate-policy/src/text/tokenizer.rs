@@ -44,6 +44,17 @@ impl TextTokenizer {
         self.tokenizer.decode(&ids, true).map_err(failed)
     }
 
+    /// Text of one token, special ones included; of a token that is part of a character only, its spelling in the file.
+    pub(super) fn spelling(&self, id: i64) -> Result<String, TextError> {
+        let unknown = || TextError::Tokenizer(format!("expected a token id, found {id}"));
+        let id = u32::try_from(id).map_err(|_| unknown())?;
+        let text = self.tokenizer.decode(&[id], false).map_err(failed)?;
+        if text.is_empty() || text.contains(char::REPLACEMENT_CHARACTER) {
+            return self.tokenizer.id_to_token(id).ok_or_else(unknown);
+        }
+        Ok(text)
+    }
+
     /// The first special token, or token among `more`, whose spelling the text contains.
     pub(super) fn special_token_in(&self, text: &str, more: &[i64]) -> Option<String> {
         let more = more.iter().filter_map(|id| self.tokenizer.id_to_token(u32::try_from(*id).ok()?));

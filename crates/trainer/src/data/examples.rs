@@ -33,6 +33,12 @@ impl Prepared {
 #[derive(Debug)]
 pub struct Examples {
     records: Records,
+    preparer: Preparer,
+}
+
+/// Makes examples ready for a policy, wherever they come from.
+#[derive(Debug)]
+pub struct Preparer {
     media: MediaReader,
     text: Arc<TextProcessor>,
     template: Template,
@@ -40,11 +46,9 @@ pub struct Examples {
     longest: usize,
 }
 
-/// Which examples, and what is seen of their videos.
+/// What is seen of examples' videos, and by whom.
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a> {
-    /// The records.
-    pub file: &'a Path,
     /// The model's directory.
     pub model: &'a Path,
     /// Frames of a video.
@@ -53,22 +57,27 @@ pub struct View<'a> {
     pub pixels: &'a PixelsTable,
 }
 
+impl<'a> View<'a> {
+    /// What training sees.
+    pub fn training(config: &'a Config, model: &'a Path) -> Self {
+        Self { model, frames: &config.data.frames, pixels: &config.data.pixels }
+    }
+
+    /// What evaluation sees.
+    pub fn evaluation(config: &'a Config, model: &'a Path) -> Self {
+        Self { model, frames: &config.eval.frames, pixels: &config.eval.pixels }
+    }
+}
+
 impl Examples {
     /// Opens a file of records under a configuration.
     ///
     /// # Errors
     /// A user error: the records or the model's preprocessing cannot be read.
-    pub fn open(view: &View<'_>, config: &Config, text: Arc<TextProcessor>) -> Result<Self> {
-        let data = &config.data;
-        let records = Records::open(view.file, data.media_root.as_deref())?;
-        Ok(Self {
-            media: MediaReader::new(view, data, records.media_root())?,
-            records,
-            text,
-            template: Template::parse(&data.prompt)?,
-            system: data.system.clone(),
-            longest: data.max_prompt_tokens.min(room(view.model, config)?),
-        })
+    pub fn open(file: &Path, view: &View<'_>, config: &Config, text: Arc<TextProcessor>) -> Result<Self> {
+        let records = Records::open(file, config.data.media_root.as_deref())?;
+        let preparer = Preparer::new(view, config, text, records.media_root())?;
+        Ok(Self { records, preparer })
     }
 
     /// The examples to train on.
@@ -76,13 +85,8 @@ impl Examples {
     /// # Errors
     /// As [`Examples::open`]; or `data.train` is not given.
     pub fn train(config: &Config, model: &Path, text: Arc<TextProcessor>) -> Result<Self> {
-        let view = View {
-            file: config.data.train.as_deref().context("data.train is not given").user()?,
-            model,
-            frames: &config.data.frames,
-            pixels: &config.data.pixels,
-        };
-        Self::open(&view, config, text)
+        let file = config.data.train.as_deref().context("data.train is not given").user()?;
+        Self::open(file, &View::training(config, model), config, text)
     }
 
     /// The held-out examples, or those of another file, seen as evaluation sees them.
@@ -90,16 +94,36 @@ impl Examples {
     /// # Errors
     /// As [`Examples::open`].
     pub fn evaluation(file: &Path, config: &Config, model: &Path, text: Arc<TextProcessor>) -> Result<Self> {
-        let view = View { file, model, frames: &config.eval.frames, pixels: &config.eval.pixels };
-        Self::open(&view, config, text)
+        Self::open(file, &View::evaluation(config, model), config, text)
     }
 
     /// The records.
     pub fn records(&self) -> &Records {
         &self.records
     }
+}
 
-    fn ready(&self, example: Example) -> Result<Prepared> {
+impl Preparer {
+    /// For examples whose prepared videos are named relative to `root`.
+    ///
+    /// # Errors
+    /// A user error: the model's preprocessing cannot be read, or the prompt's template is wrong.
+    pub fn new(view: &View<'_>, config: &Config, text: Arc<TextProcessor>, root: &Path) -> Result<Self> {
+        let data = &config.data;
+        Ok(Self {
+            media: MediaReader::new(view, data, root)?,
+            text,
+            template: Template::parse(&data.prompt)?,
+            system: data.system.clone(),
+            longest: data.max_prompt_tokens.min(room(view.model, config)?),
+        })
+    }
+
+    /// The example with its prompt and what its media show.
+    ///
+    /// # Errors
+    /// A medium cannot be read, or the prompt is too long.
+    pub fn ready(&self, example: Example) -> Result<Prepared> {
         let media = example.media.iter().map(|path| self.read(path)).collect::<Result<Vec<_>>>()?;
         let event = event(&example, &media);
         let prompt = self.text.prompt(&self.messages(&example), media)?;
@@ -145,7 +169,7 @@ impl Source for Examples {
     fn prepare(&self, record: usize) -> Result<Prepared> {
         let example = self.records.get(record)?;
         let id = example.id.clone();
-        self.ready(example).with_context(|| id)
+        self.preparer.ready(example).with_context(|| id)
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::bail;
 use anyhow::{Context, Result};
 use foveate_video::{CacheKey, FrameCache, Frames, ImageProcessor, Patches, PixelBudget, Sampling, TimeScale};
+use image::RgbImage;
 
 use super::View;
 use crate::config::DataTable;
@@ -22,6 +23,19 @@ pub struct MediaReader {
     #[cfg(feature = "decode")]
     limits: foveate_video::DecodeLimits,
     cache: Option<FrameCache>,
+}
+
+/// Longest side, in pixels, of a frame that is shown to people.
+#[cfg(feature = "decode")]
+const SHOWN_SIDE: f64 = 128.0;
+
+/// A video as people see it, a picture for each temporal grid.
+#[derive(Debug, Clone)]
+pub struct Shown {
+    /// The first sampled frame of each grid.
+    pub pictures: Vec<RgbImage>,
+    /// Times of all sampled frames, in seconds.
+    pub times: Vec<f64>,
 }
 
 impl MediaReader {
@@ -52,6 +66,36 @@ impl MediaReader {
             None => self.decode(path)?,
         };
         Ok(self.processor.video(&frames, self.time_scale)?)
+    }
+
+    /// The sampled frames of a video for people to see: in its own proportions where it can be decoded, else as prepared.
+    ///
+    /// # Errors
+    /// It can neither be decoded nor is it prepared.
+    pub fn shown(&self, path: &Path) -> Result<Shown> {
+        let frames = self.sampled(path)?;
+        let pictures = frames.images.into_iter().step_by(self.processor.temporal_patch_size).collect();
+        Ok(Shown { pictures, times: frames.times })
+    }
+
+    #[cfg(feature = "decode")]
+    fn sampled(&self, path: &Path) -> Result<Frames> {
+        let small = |(width, height): (u32, u32), _| {
+            let scale = (SHOWN_SIDE / f64::from(width.max(height))).min(1.0);
+            Ok([width, height].map(|side| (f64::from(side) * scale).round().max(1.0) as u32).into())
+        };
+        match foveate_video::decode_resized(path, &self.sampling, &self.limits, &small) {
+            Ok(frames) => Ok(frames),
+            Err(error) => self.cached(path)?.ok_or(error.into()),
+        }
+    }
+
+    #[cfg(not(feature = "decode"))]
+    fn sampled(&self, path: &Path) -> Result<Frames> {
+        match self.cached(path)? {
+            Some(frames) => Ok(frames),
+            None => self.decode(path),
+        }
     }
 
     /// The patches of an image.

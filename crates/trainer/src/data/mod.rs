@@ -7,9 +7,9 @@ mod prompt;
 mod records;
 mod sampler;
 
-pub use examples::{Examples, Prepared, View};
+pub use examples::{Examples, Prepared, Preparer, View};
 pub use loader::{BadExample, Batch, Loader, LoaderOptions, LoaderState, Source};
-pub use media::MediaReader;
+pub use media::{MediaReader, Shown};
 pub use prompt::Template;
 pub use records::{Example, MediaPath, Records};
 pub use sampler::{Epochs, Order};

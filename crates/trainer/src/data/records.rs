@@ -155,6 +155,11 @@ impl Records {
         self.read(index).with_context(|| self.place(index))
     }
 
+    /// The record of this name, looked for from the beginning; those that cannot be read are passed over.
+    pub fn find(&self, id: &str) -> Option<Example> {
+        (0..self.len()).filter_map(|index| self.read(index).ok()).find(|example| example.id == id)
+    }
+
     fn read(&self, index: usize) -> Result<Example> {
         let start = self.start(index).ok_or_else(|| anyhow!("no record {index}"))?;
         let end = self.start(index + 1).unwrap_or(self.end);
@@ -247,6 +252,8 @@ mod tests {
             [MediaPath::Video(folder.path().join("v.mp4")), MediaPath::Image(folder.path().join("i.png"))]
         );
         assert_eq!(first.spans, [[1.0, 2.5]]);
+        assert_eq!(records.find("b"), Some(second));
+        assert_eq!(records.find("c"), None);
     }
 
     #[test]

@@ -7,7 +7,9 @@ use foveate_policy::{read_safetensors, write_safetensors};
 use serde_json::Value;
 use tch::{Kind, Tensor};
 
-use crate::setup::{here, root, text};
+use crate::analyze::recorded;
+use crate::attention::rows;
+use crate::setup::{error, here, program, root, text};
 
 /// Largest difference, absolute for values up to 1 and relative above.
 const TOLERANCE: f64 = 2e-5;
@@ -234,4 +236,57 @@ fn a_tensor_that_an_algorithm_needs_is_named_when_it_is_missing_and_others_are_n
     for words in ["dapo", "gspo", "dr-grpo", "grpo beta=0"] {
         explained(&bare, words).unwrap();
     }
+}
+
+#[test]
+fn a_comparison_holds_the_weights_that_each_algorithm_gives_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let rollouts = root().join("tests/golden/algorithms/group1/rollouts.safetensors");
+    let page = folder.path().join("compared.html");
+    let set = ["--set", "appo.k3=6", "--set", "appo.k1=4"];
+    here(&[&["explain", "--compare", "--rollouts", text(&rollouts), "--output", text(&page)][..], &set].concat())
+        .unwrap();
+    let table = rows(&folder.path().join("compared.csv"));
+    let header = csv::Reader::from_path(folder.path().join("compared.csv")).unwrap().headers().unwrap().clone();
+    let column = |name: &str| header.iter().position(|known| known == name).unwrap();
+    let credit = folder.path().join("credit.safetensors");
+    for algo in ["grpo", "dapo", "tw-grpo", "appo", "video-ktr", "t-grpo"] {
+        let own = if algo == "appo" { &["--set", "algo.k3=6", "--set", "algo.k1=4"][..] } else { &[] };
+        let alone = ["explain", "--algo", algo, "--rollouts", text(&rollouts), "--output", text(&credit)];
+        here(&[&alone[..], own].concat()).unwrap();
+        let alone = read_safetensors(&credit).unwrap();
+        for row in &table {
+            let at = [row[0].parse().unwrap(), row[2].parse().unwrap()];
+            let (weight, advantage) =
+                (alone["token_weights"].double_value(&at), alone["advantages"].double_value(&at[..1]));
+            let found = |name: &str| row[column(name)].parse::<f64>().unwrap();
+            assert!((found(algo) - weight).abs() < 1e-4, "{algo} {at:?}");
+            assert!((found(&format!("{algo}_x_advantage")) - weight * advantage).abs() < 1e-4, "{algo} {at:?}");
+        }
+    }
+    let page = std::fs::read_to_string(page).unwrap();
+    assert_eq!(page.matches("<h2>Completion").count(), 6);
+    assert!(page.contains("gspo") && !page.contains("<script"));
+}
+
+#[test]
+fn a_comparison_of_a_runs_group_shows_its_words_and_names_what_is_lacking() {
+    let folder = tempfile::tempdir().unwrap();
+    let rollouts = recorded().join("rollouts/step-2/group-0.safetensors");
+    let output = folder.path().join("compared.html");
+    let base = ["explain", "--compare", "--rollouts", text(&rollouts), "--output", text(&output)];
+    let said = program(&base).output().unwrap();
+    let (table, warned) = (String::from_utf8(said.stdout).unwrap(), String::from_utf8(said.stderr).unwrap());
+    assert!(said.status.success() && table.contains("<think>") && table.contains("appo_x_advantage"), "{table}");
+    assert!(warned.contains("video-ktr: left out") && warned.contains("masked_logprobs"), "{warned}");
+    let page = std::fs::read_to_string(&output).unwrap();
+    assert!(page.contains("<code>masked_logprobs</code>") && page.contains("&lt;think&gt;"));
+
+    let line = error(&[&base[..], &["--set", "algo.k3=6"]].concat(), 2);
+    assert!(line.contains("NAME.key=value"), "{line}");
+    let line = error(&[&base[..], &["--algo", "appo,grop"]].concat(), 2);
+    assert!(line.contains("did you mean \"grpo\"?"), "{line}");
+    let line =
+        error(&["explain", "--algo", "appo,grpo", "--rollouts", text(&rollouts), "--output", "/nonexistent/x"], 2);
+    assert!(line.contains("--compare"), "{line}");
 }

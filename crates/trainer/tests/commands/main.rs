@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where it fails; the lint spares only its #[test] functions")]
 
 mod algorithms;
+mod analyze;
+mod attention;
 mod bench;
 mod compare;
 mod curve;

@@ -154,6 +154,8 @@ fn every_command_has_help_with_an_example() {
         &["explain"],
         &["sft"],
         &["eval"],
+        &["attention"],
+        &["analyze"],
         &["bench"],
         &["compare"],
         &["data", "scenes"],

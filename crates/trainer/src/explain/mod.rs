@@ -1,0 +1,98 @@
+//! `trainer explain`: what an algorithm makes of one recorded group, or what each of several does.
+
+mod compare;
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use foveate_algo::{Algorithm, Credit, GroupShape, ScoredGroup, factors};
+use foveate_policy::{SurrogateInputs, surrogate_loss, write_safetensors};
+use tch::{Kind, Tensor};
+
+use crate::{
+    cli::ExplainArgs,
+    config::resolve_plain,
+    error::{UserContext, existing, user_error},
+    recorded::RecordedGroup,
+};
+
+/// Reads `args.rollouts`, gives its tokens the credit of `args.algo` and writes credit, loss and gradient; or, with
+/// `args.compare`, the weights that every algorithm gives.
+///
+/// # Errors
+/// A user error if the file lacks a tensor that the algorithm needs, or its tensors disagree in shape.
+pub fn run(args: &ExplainArgs) -> Result<()> {
+    existing("--rollouts", &args.rollouts)?;
+    let group = RecordedGroup::read(&args.rollouts).user()?;
+    if args.compare {
+        return compare::run(args, &group);
+    }
+    let [name] = args.algo.as_slice() else {
+        return Err(user_error("--algo: expected one algorithm; several are compared with --compare"));
+    };
+    let config = resolve_plain(&args.settings.layers(Some(name)))?;
+    let algorithm = config.algo.algorithm().user()?;
+    let explained = explain(&group, algorithm.as_ref()).user()?;
+    let tensors = explained.iter().map(|(name, tensor)| (name.as_str(), tensor));
+    write_safetensors(&args.output, tensors)?;
+    Ok(())
+}
+
+/// The credit of a group's tokens under an algorithm, its loss and the gradient at the log-probs, by name.
+///
+/// # Errors
+/// If a tensor that the algorithm needs is missing or has another shape.
+pub fn explain(group: &RecordedGroup, algorithm: &dyn Algorithm) -> Result<BTreeMap<String, Tensor>> {
+    let scored = group.scored()?;
+    let credit = group.credit(algorithm, &scored)?;
+    let mut output = loss(group, algorithm, &scored, &credit)?;
+    output.insert("shaped_rewards".into(), Tensor::try_from(&credit.rewards)?);
+    output.insert("advantages".into(), Tensor::try_from(&credit.advantages)?);
+    output.insert("token_weights".into(), Tensor::try_from(&credit.weights)?);
+    for (name, value) in credit.details.iter().filter(|(_, value)| value.ndim() > 0) {
+        let tensor = Tensor::try_from(value)?;
+        let indices = *name == "crucial_frames";
+        output.insert((*name).into(), if indices { tensor.to_kind(Kind::Int64) } else { tensor });
+    }
+    Ok(output)
+}
+
+/// The group's loss and its gradient at the log-probs.
+fn loss(
+    group: &RecordedGroup,
+    algorithm: &dyn Algorithm,
+    scored: &ScoredGroup,
+    credit: &Credit,
+) -> Result<BTreeMap<String, Tensor>> {
+    let objective = algorithm.objective();
+    let per_token = |name: &str| anyhow::Ok(Tensor::try_from(&group.per_token(name, scored)?)?);
+    let factors = factors(&objective, &[GroupShape::of(scored, credit)]);
+    let flags: Vec<bool> = scored.mask.iter().copied().collect();
+    let shape = [scored.mask.nrows() as i64, scored.mask.ncols() as i64];
+    let logprobs = per_token("logprobs")?.set_requires_grad(true);
+    let reference = (objective.kl_coef != 0.0).then(|| per_token("ref_logprobs")).transpose()?;
+    // The gradient is taken at the log-probs; a recorded group's entropy is a constant to them.
+    let entropy = match objective.entropy_coef != 0.0 {
+        true => Some(Tensor::try_from(&group.entropy(&scored.mask)?)?),
+        false => None,
+    };
+    let surrogate = surrogate_loss(&SurrogateInputs {
+        objective: &objective,
+        logprobs: &logprobs,
+        old_logprobs: &per_token("old_logprobs")?,
+        ref_logprobs: reference.as_ref(),
+        entropy: entropy.as_ref(),
+        advantages: &Tensor::try_from(&credit.advantages)?,
+        weights: &Tensor::try_from(&credit.weights)?,
+        factors: &Tensor::try_from(factors.first().context("no factors")?)?,
+        mask: &Tensor::from_slice(&flags).view(shape),
+    });
+    if !surrogate.loss.requires_grad() {
+        return Err(user_error("the loss does not depend on the log-probs"));
+    }
+    surrogate.loss.backward();
+    Ok(BTreeMap::from([
+        ("loss".to_owned(), surrogate.loss.detach().view([1])),
+        ("grad_logprobs".to_owned(), logprobs.grad()),
+    ]))
+}
