@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::SettingsArgs;
+use crate::scenes;
 
 /// What `data` can do.
 #[derive(Debug, Subcommand)]
