@@ -139,6 +139,20 @@ fn every_name_that_algo_takes_has_its_source_its_configurations_its_page_and_a_r
 }
 
 #[test]
+fn every_name_that_algo_takes_is_compared_trained_and_held_to_finite_differences() {
+    for name in names() {
+        for (file, words) in [
+            ("README.md", format!("[`{name}`](docs/algorithms/{name}.md)")),
+            ("configs/compare/demo.toml", format!("algo = \"{name}\"")),
+            ("crates/trainer/tests/commands/algorithms.rs", format!("(\"{name}\", ")),
+            ("crates/foveate-policy/tests/policy/gradients.rs", format!("\"name\": \"{}\"", method(&name))),
+        ] {
+            assert!(read(&root().join(file)).contains(&words), "{file} lacks {words}");
+        }
+    }
+}
+
+#[test]
 fn every_algorithm_page_and_demo_configuration_belongs_to_a_name() {
     /// What the demo has besides the algorithms' files.
     const OTHERS: &[&str] = &["base", "sft", "sft-lookup", "sft-vision"];

@@ -11,9 +11,9 @@ use tch::{Kind, Tensor};
 use crate::{
     draw::Group,
     error::user_error,
+    opened::Opened,
     passes::{Sizes, cut, passes, segments},
     step::{Stepper, array2},
-    update::Opened,
 };
 
 /// Streams of a group that no completion uses, by what is drawn from them.
@@ -48,14 +48,14 @@ enum View {
 }
 
 impl Stepper<'_> {
-    /// The views that the algorithm needs of the groups, all of them packed into the same passes. With an opened update the
-    /// plain one is known.
+    /// The views that the algorithm needs of the groups, all of them packed into the same passes. The plain one
+    /// is known of groups in an opened update.
     pub(crate) fn views(&self, step: u64, groups: &[Group], opened: Option<&Opened<'_>>) -> Result<Vec<Views>> {
         let mut wanted = Vec::new();
         for (index, group) in groups.iter().enumerate() {
             let needs = self.algorithm.needs(group.media);
             let seed = self.seed(step, group.number);
-            if needs.sampling_logprobs && opened.is_none() {
+            if needs.sampling_logprobs && !opened.is_some_and(|opened| opened.holds(index)) {
                 wanted.push((index, View::Own, None));
             }
             if let Some(masking) = needs.masked {
@@ -79,8 +79,8 @@ impl Stepper<'_> {
         };
         let seen = viewed(self.policy, &self.head(self.policy), &prompts, self.config.optim.pass_tokens, keeps)?;
         let mut views: Vec<Views> = groups.iter().map(|_| Views::default()).collect();
-        for (views, logprobs) in views.iter_mut().zip(opened.iter().flat_map(|opened| opened.logprobs(groups))) {
-            views.own = Some(array2(&logprobs)?);
+        for (index, logprobs) in opened.iter().flat_map(|opened| opened.logprobs(groups)) {
+            views[index].own = Some(array2(&logprobs)?);
         }
         for ((index, view, _), seen) in wanted.into_iter().zip(seen) {
             match view {
@@ -151,14 +151,21 @@ fn masked(policy: &Vlm, groups: &[Group], index: usize, masking: Masking, seed: 
 /// The prompt with the video of the next group that has one.
 fn another_video(policy: &Vlm, groups: &[Group], index: usize) -> Result<Encoded> {
     let mut others = groups.iter().cycle().skip(index + 1).take(groups.len() - 1);
-    let other = others.find(|other| other.media == MediaKind::Video).ok_or_else(|| {
+    let own = fingerprints(&groups[index]);
+    let differs = |other: &&Group| other.media == MediaKind::Video && fingerprints(other) != own;
+    let other = others.find(differs).ok_or_else(|| {
         let id = &groups[index].example.example.id;
         user_error(format!(
-            "example {id}: no other prompt of the step has a video to stand in its place (masked_frames = \
+            "example {id}: no other prompt of the step has another video to stand in its place (masked_frames = \
              \"another-video\"); take more rollout.prompts_per_step"
         ))
     })?;
     Ok(policy.with_videos_of(&groups[index].example.prompt, &other.example.prompt)?)
+}
+
+/// What tells one prompt's media from another's.
+fn fingerprints(group: &Group) -> Vec<[u8; 32]> {
+    group.example.prompt.media.iter().map(|medium| medium.patches().fingerprint()).collect()
 }
 
 /// The prompt with the frames of each of its videos in another order.

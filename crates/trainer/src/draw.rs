@@ -43,7 +43,7 @@ pub struct Scores {
     pub rewards: Vec<Reward>,
     /// The same as the algorithm reads it.
     pub group: ScoredGroup,
-    /// Accuracy of each contrast completion.
+    /// Accuracy of each contrast completion, where the algorithm needs it.
     pub contrast: Option<Array1<f32>>,
 }
 
@@ -162,8 +162,9 @@ impl Stepper<'_> {
         let answer = Answer::new(&group.example.example.answer);
         let texts = self.texts(&group.rollout)?;
         let rewards: Vec<Reward> = texts.iter().map(|text| self.rubric.score(&answer, text)).collect();
-        let contrast = group.contrast.as_ref().map(|rollout| {
-            let texts = self.texts(rollout)?;
+        // A group of one has no contrast completion, and so no accuracy of one.
+        let contrast = self.algorithm.needs(group.media).contrast.then(|| {
+            let texts = group.contrast.as_ref().map_or(Ok(Vec::new()), |rollout| self.texts(rollout))?;
             anyhow::Ok(texts.iter().map(|text| self.rubric.score(&answer, text).accuracy).collect())
         });
         let longest = group.completions.length() as usize;

@@ -22,6 +22,7 @@ pub mod explain;
 pub mod figures;
 pub mod measure;
 pub mod observe;
+mod opened;
 pub mod passes;
 pub mod plan;
 pub mod prepare;

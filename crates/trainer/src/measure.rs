@@ -1,6 +1,7 @@
 //! A step's metrics, under TRL's names where it has one.
 
 use foveate_algo::Credit;
+use foveate_policy::Rollout;
 
 use crate::{
     data::BadExample,
@@ -17,7 +18,7 @@ pub struct StepFacts<'a> {
     pub step: u64,
     /// The algorithm, after which its own metrics are named.
     pub algorithm: &'static str,
-    /// Tokens of prompts and completions over the whole run, this step's included.
+    /// Tokens of prompts and completions that the whole run trained on, this step's included.
     pub num_tokens: u64,
     /// Bad examples named in this step.
     pub bad: &'a [BadExample],
@@ -124,8 +125,13 @@ fn prompts(metrics: &mut StepMetrics, groups: &[Group]) {
     metrics.push("prompts/mean_video_tokens", of(|group| group.encoded.video_tokens()));
 }
 
-/// What dynamic sampling did, if the algorithm has it.
+/// What was drawn beside the groups that are trained on: contrast completions, and what dynamic sampling did.
 fn refills(metrics: &mut StepMetrics, drawn: &Drawn) {
+    let contrasts: Vec<&Rollout> = drawn.groups.iter().filter_map(|group| group.contrast.as_ref()).collect();
+    if !contrasts.is_empty() {
+        let tokens: usize = contrasts.iter().flat_map(|rollout| rollout.ids.iter().map(Vec::len)).sum();
+        metrics.push_count("sampling/contrast_tokens", tokens as u64);
+    }
     let Some(refills) = drawn.refills else { return };
     metrics.push_count("sampling/refills", refills as u64);
     metrics.push_count("sampling/groups_kept", drawn.groups.len() as u64);

@@ -9,8 +9,8 @@ use tch::{Kind, Tensor};
 use crate::{
     counterfactual::{Views, viewed},
     draw::{Group, Scores},
+    opened::Opened,
     step::{Clock, Stepper, array2},
-    update::Opened,
 };
 
 /// What was observed of a group beyond its scores.

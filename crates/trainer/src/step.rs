@@ -66,7 +66,7 @@ impl Stepper<'_> {
     ) -> Result<Stepped> {
         let mut clock = Clock::default();
         let drawn = self.draw(step, supply, &mut clock)?; // SAMPLE and SCORE
-        let opened = clock.time("timing/update", || self.open(&drawn.groups))?;
+        let opened = clock.time("timing/update", || self.open(&drawn.groups, &drawn.scores))?;
         let seen = self.observe(step, &drawn.groups, opened.as_ref(), &mut clock)?;
         let credit = clock.time("timing/credit", || self.credit(&drawn.scores, &seen))?;
         if let Some(folder) = record {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use anyhow::{Context, Result};
 use foveate_algo::{Credit, GroupShape, factors};
 use foveate_policy::{
-    AdamW, Completions, PolicyError, ScoreGradients, Surrogate, SurrogateInputs, TokenScores, TrainingPass,
+    AdamW, Completions, Encoded, PolicyError, ScoreGradients, Surrogate, SurrogateInputs, TokenScores, TrainingPass,
     surrogate_loss,
 };
 use ndarray::Array2;
@@ -15,6 +15,7 @@ use crate::{
     counterfactual::viewed,
     draw::{Group, Scores},
     observe::Seen,
+    opened::Opened,
     passes::{Part, Sizes, cut, passes, segments},
     schedule::learning_rate,
     step::Stepper,
@@ -59,41 +60,6 @@ pub struct Work<'a> {
     pub credit: &'a [Credit],
 }
 
-/// The update's first pass, begun before there was credit, because the algorithm had to know its log-probs. Only where all
-/// groups fit into that one pass: else its tape would have to be kept for each.
-#[derive(Debug)]
-pub(crate) struct Opened<'a> {
-    parts: Vec<Part>,
-    pass: TrainingPass<'a>,
-    scores: TokenScores,
-}
-
-impl Opened<'_> {
-    /// The teacher-forced log-probs of the policy that sampled, group by group, `[G, T]`.
-    pub(crate) fn logprobs(&self, groups: &[Group]) -> Vec<Tensor> {
-        let logprobs = self.pass.split(&self.scores.logprobs);
-        groups.iter().zip(&logprobs).map(|(group, own)| group.completions.padded(own)).collect()
-    }
-}
-
-impl<'a> Stepper<'a> {
-    /// Begins the update if it is a single pass and its log-probs are needed before it.
-    pub(crate) fn open(&self, groups: &[Group]) -> Result<Option<Opened<'a>>> {
-        let optim = &self.config.optim;
-        let needed = groups.iter().any(|group| self.algorithm.needs(group.media).sampling_logprobs);
-        let sizes: Vec<_> = groups.iter().map(|group| Sizes::of(&group.encoded, &group.completions)).collect();
-        let mut passes = passes(sizes.iter().enumerate(), optim.pass_tokens);
-        if !needed || optim.minibatches > 1 || passes.len() != 1 {
-            return Ok(None);
-        }
-        let parts = passes.remove(0);
-        let cut = cut(&parts, |index| (&groups[index].encoded, &groups[index].completions));
-        let pass = self.policy.training_pass(&segments(&cut), optim.recompute)?;
-        let scores = pass.score(&self.head(self.policy));
-        Ok(Some(Opened { parts, pass, scores }))
-    }
-}
-
 /// Sums over the tokens of the passes through the step's groups.
 #[derive(Debug, Default)]
 struct Sums {
@@ -127,22 +93,26 @@ impl Updater<'_> {
         let minibatches = minibatches(work.groups.len(), optim.minibatches);
         let groups = UpdateGroup::all(stepper, &work, &minibatches)?;
         let sizes: Vec<_> = work.groups.iter().map(|group| Sizes::of(&group.encoded, &group.completions)).collect();
-        let of_part = |part: &Range<usize>| {
-            let active = part.clone().filter(|index| groups[*index].matters(stepper));
-            passes(active.map(|index| (index, &sizes[index])), optim.pass_tokens)
+        let active = |part: &Range<usize>, done: &[Part]| {
+            let left = part.clone().filter(|index| groups[*index].matters(stepper));
+            let left = left.filter(|index| done.iter().all(|part| part.group != *index));
+            passes(left.map(|index| (index, &sizes[index])), optim.pass_tokens)
         };
-        let passes: Vec<_> = minibatches.iter().map(of_part).collect();
-        let all_groups: Vec<Vec<Part>> = opened.iter().map(|opened| opened.parts.clone()).collect();
-        let steps = (optim.updates_per_rollout * passes.len()) as f64;
+        let steps = (optim.updates_per_rollout * minibatches.len()) as f64;
         self.optimizer.zero_grad();
         for update in 0..optim.updates_per_rollout {
-            for (number, passes) in passes.iter().enumerate() {
+            for (number, minibatch) in minibatches.iter().enumerate() {
                 // The policy is the one that sampled until the first optimizer step.
                 let first = update == 0 && number == 0;
-                let passes = if opened.is_some() { &all_groups } else { passes };
-                for parts in passes {
-                    let pass = Pass { stepper, work: &work, groups: &groups, parts, first };
-                    pass.run(opened.take(), &mut total)?;
+                let all = Pass { stepper, work: &work, groups: &groups, parts: &[], first };
+                let mut done = Vec::new();
+                if let Some(Opened { parts, pass: under_way, scores }) = opened.take() {
+                    Pass { parts: &parts, ..all }.finish(under_way, &scores, &mut total)?;
+                    self.optimizer.accumulate();
+                    done = parts;
+                }
+                for parts in active(minibatch, &done) {
+                    Pass { parts: &parts, ..all }.run(&mut total)?;
                     self.optimizer.accumulate();
                 }
                 updated.grad_norm += self.optimizer.step(learning_rate, optim.grad_clip)? / steps;
@@ -177,16 +147,17 @@ impl UpdateGroup {
             work.scores.iter().zip(work.credit).map(|(scores, credit)| GroupShape::of(&scores.group, credit)).collect();
         let factors = minibatches.iter().flat_map(|part| factors(&objective, &shapes[part.clone()]));
         let groups = factors.enumerate().map(|(index, factors)| Self::new(stepper, work, index, &factors));
-        let groups = groups.collect::<Result<Vec<_>>>()?;
+        let mut groups = groups.collect::<Result<Vec<_>>>()?;
         if let Some(first) = minibatches.first() {
             // By their turn the policy will have moved.
-            let later = first.end..groups.len();
+            let later: Vec<_> =
+                (first.end..groups.len()).filter(|index| groups[*index].awaits(stepper, work, *index)).collect();
             let prompts: Vec<_> =
-                later.clone().map(|index| (&work.groups[index].encoded, &work.groups[index].completions)).collect();
+                later.iter().map(|&index| (&work.groups[index].encoded, &work.groups[index].completions)).collect();
             let policy = stepper.policy;
             let tokens = stepper.config.optim.pass_tokens;
             let seen = viewed(policy, &stepper.head(policy), &prompts, tokens, |_| false)?;
-            later.zip(seen).for_each(|(index, seen)| groups[index].old.shallow_clone().copy_(&seen.logprobs));
+            later.into_iter().zip(seen).for_each(|(index, seen)| groups[index].old.copy_(&seen.logprobs));
         }
         Ok(groups)
     }
@@ -203,11 +174,19 @@ impl UpdateGroup {
             advantages: Tensor::try_from(&credit.advantages)?.to_device(device),
             weights: Tensor::try_from(&credit.weights)?.to_device(device),
             factors: Tensor::try_from(factors)?.to_device(device),
-            old: sampled.zeros_like(),
+            old: match &work.seen[index].sampling_logprobs {
+                Some(logprobs) => Tensor::try_from(logprobs)?.to_device(device),
+                None => sampled.zeros_like(),
+            },
             sampled,
             reference: work.seen[index].ref_logprobs.as_ref().map(Tensor::shallow_clone),
             idle: credit.advantages.iter().all(|advantage| *advantage == 0.0) || factors.iter().all(|f| *f == 0.0),
         })
+    }
+
+    /// Whether the group's old log-probs are needed and not known.
+    fn awaits(&self, stepper: &Stepper<'_>, work: &Work<'_>, index: usize) -> bool {
+        self.matters(stepper) && work.seen[index].sampling_logprobs.is_none()
     }
 
     /// Whether the group can have a gradient: without advantages only the KL and entropy terms have one.
@@ -223,6 +202,7 @@ fn minibatches(count: usize, wanted: usize) -> Vec<Range<usize>> {
 }
 
 /// One pass through the policy.
+#[derive(Clone, Copy)]
 struct Pass<'a> {
     stepper: &'a Stepper<'a>,
     work: &'a Work<'a>,
@@ -234,18 +214,22 @@ struct Pass<'a> {
 
 impl Pass<'_> {
     /// Adds the parts' gradients to the parameters.
-    fn run(&self, opened: Option<Opened<'_>>, total: &mut Sums) -> Result<()> {
-        let group = |index: usize| (&self.work.groups[index].encoded, &self.work.groups[index].completions);
-        let cut = cut(self.parts, group);
+    fn run(&self, total: &mut Sums) -> Result<()> {
+        let cut = self.cut();
+        let pass = self.stepper.policy.training_pass(&segments(&cut), self.stepper.config.optim.recompute)?;
+        let scores = pass.score(&self.stepper.head(self.stepper.policy));
+        self.finish(pass, &scores, total)
+    }
+
+    /// The parts' prompts and completions.
+    fn cut(&self) -> Vec<(&Encoded, Completions)> {
+        cut(self.parts, |index| (&self.work.groups[index].encoded, &self.work.groups[index].completions))
+    }
+
+    /// The same from a pass through the parts that is under way.
+    fn finish(&self, pass: TrainingPass<'_>, scores: &TokenScores, total: &mut Sums) -> Result<()> {
+        let cut = self.cut();
         let head = self.stepper.head(self.stepper.policy);
-        let (pass, scores) = match opened {
-            Some(Opened { pass, scores, .. }) => (pass, scores),
-            None => {
-                let pass = self.stepper.policy.training_pass(&segments(&cut), self.stepper.config.optim.recompute)?;
-                let scores = pass.score(&head);
-                (pass, scores)
-            }
-        };
         let (mut at_logprobs, mut at_entropy) = (Vec::new(), Vec::new());
         let scored = pass.split(&scores.logprobs).into_iter().zip(pass.split(&scores.entropy));
         for ((part, (_, completions)), (logprobs, entropy)) in self.parts.iter().zip(&cut).zip(scored) {

@@ -31,7 +31,10 @@ pub(super) fn analyze(run: &RecordedRun, rollouts: &[Rollout], args: &AnalyzeArg
         None => run.policy()?,
     };
     existing("--model", &model)?;
-    let meter = Meter::new(run, &model)?;
+    let meter = match Meter::new(run, &model) {
+        Ok(meter) => meter,
+        Err(error) => return Ok(Analysis::missing(TITLE, one_line(&error))),
+    };
     let (mut found, mut passed) = (Vec::new(), Vec::new());
     for rollout in rollouts.iter().rev() {
         if found.len() == args.gradients {

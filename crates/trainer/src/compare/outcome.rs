@@ -103,8 +103,12 @@ pub(super) fn extra(config: &Config) -> Result<String> {
     if !views.is_empty() {
         parts.push(format!("{} forward ({})", views.len(), views.join(", ")));
     }
-    if needs.sampling_logprobs {
-        parts.push("own log-probs".to_owned());
+    if config.optim.minibatches > 1 {
+        parts.push(format!(
+            "own log-probs of {} of {} mini-batches",
+            config.optim.minibatches - 1,
+            config.optim.minibatches
+        ));
     }
     if needs.reference {
         parts.push("reference log-probs".to_owned());

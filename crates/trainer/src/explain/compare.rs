@@ -47,6 +47,8 @@ pub(super) fn run(args: &ExplainArgs, group: &RecordedGroup) -> Result<()> {
         tracing::warn!("{name}: left out, for the group has no tensor {tensor}");
     }
     ensure_some(&compared).user()?;
+    let clashes = args.output.extension().is_some_and(|extension| extension == "csv");
+    ensure!(!clashes, user_error("--output names the page (.html); its table goes beside it as .csv"));
     write_atomically(&args.output, compared.page(&args.rollouts.display().to_string()).html().as_bytes())?;
     let table = compared.table();
     write_atomically(&args.output.with_extension("csv"), &table.csv()?)?;

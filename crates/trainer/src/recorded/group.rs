@@ -154,12 +154,13 @@ impl RecordedGroup {
         Ok(distributions)
     }
 
-    /// Entropy in nats of each token's distribution, `[G, T]`: that of the logits, or else as it was recorded.
+    /// Entropy in nats of each token's distribution, `[G, T]`: as it was recorded, or else that of the logits. What is sampled
+    /// from leaves vision tokens out, which logits hold.
     ///
     /// # Errors
     /// Neither is there, or it has another shape.
     pub fn entropy(&self, mask: &Array2<bool>) -> Result<Array2<f32>> {
-        if self.has("entropy") && !self.has("logits") {
+        if self.has("entropy") {
             return self.array("entropy");
         }
         let logits = self.array::<Ix3>("logits")?;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use foveate_policy::read_safetensors;
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use crate::setup::{column, here, lines, metrics, shared, succeed, text, train};
 
@@ -33,12 +33,29 @@ fn every_algorithm_trains_and_records_all_that_explain_needs() {
         assert!(column(&run, "grad_norm").iter().all(|norm| norm.is_finite()), "{name} {own:?}");
         let kept: Vec<_> = lines(&run.join("completions/step-2.jsonl"));
         let kept: Vec<_> = kept.iter().filter_map(|line| line["advantage"].as_f64()).map(|a| a as f32).collect();
+        let mut key = Vec::new();
         for (group, expected) in kept.chunks(4).enumerate() {
             let found = explained(&run, name, group);
-            let found = Vec::<f32>::try_from(&found["advantages"]).unwrap();
-            assert_eq!(found, expected, "{name} {own:?}");
+            let weights = &found["token_weights"];
+            let recorded = run.join(format!("rollouts/step-2/group-{group}.safetensors"));
+            let tokens = read_safetensors(&recorded).unwrap()["completion_mask"].sum(Kind::Double).double_value(&[]);
+            key.push(weights.gt(0.0).sum(Kind::Double).double_value(&[]) / tokens);
+            assert_eq!(Vec::<f32>::try_from(&found["advantages"]).unwrap(), expected, "{name} {own:?}");
+        }
+        if name == "video-ktr" {
+            let (share, trained) = (key.iter().sum::<f64>() / key.len() as f64, column(&run, "video-ktr/frac_key")[1]);
+            assert!((share - trained).abs() < 1e-6, "{own:?}: explain selects {share}, training {trained}");
         }
     }
+}
+
+#[test]
+fn a_group_of_one_has_no_contrast_and_nothing_to_learn() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let settings = ["rollout.completions=1", "algo.beta=0", "run.steps=1", "eval.at_ends=false"];
+    succeed(&train("t-grpo", &run, &settings).args());
+    assert_eq!((column(&run, "grad_norm"), column(&run, "loss")), (vec![0.0], vec![0.0]));
 }
 
 /// What `trainer explain` makes of a group that step 2 recorded, by the run's own settings.

@@ -159,7 +159,7 @@ fn a_mistake_in_a_plan_is_told_before_anything_is_trained() {
 
     let missing = root().join("configs/ablations/appo-kk.toml");
     let line = error(&["compare", text(&missing)], 2);
-    assert!(line.contains("is not there; did you mean appo-k?; known there: appo-k, appo-selection, "), "{line}");
+    assert!(line.contains("is not there; did you mean appo-k?; known there: appo-k, appo-layers, "), "{line}");
 }
 
 #[test]
