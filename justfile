@@ -9,6 +9,10 @@ default:
 train-appo *args:
     cargo run -p trainer -- --algo appo "$@"
 
+# the same with GRPO
+train-grpo *args:
+    cargo run -p trainer -- --algo grpo "$@"
+
 # the same with any algorithm: grpo, dapo, t-grpo, tw-grpo, video-ktr, dr-grpo, gspo
 train name *args:
     cargo run -p trainer -- --algo "$@"
