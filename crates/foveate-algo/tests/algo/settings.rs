@@ -1,7 +1,5 @@
 //! What an `[algo]` table says and what it resolves to.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
-
 use foveate_algo::{AlgoConfig, Divergence, Layers, MediaKind, NAMES, appo};
 use serde_json::{Value, json};
 

@@ -1,7 +1,5 @@
 //! Every recorded group with every recorded setting: credit, loss and gradient to 2e-5.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
-
 use std::path::{Path, PathBuf};
 
 use foveate_algo::{

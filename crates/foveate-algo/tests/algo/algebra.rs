@@ -1,10 +1,5 @@
 //! What must hold of every group, shown on random ones.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
-
-mod common;
-
-use common::{Case, case, close};
 use foveate_algo::{
     Algorithm, Divergence, MediaKind, Observations, RecordedDistributions, ScoredGroup, Variant,
     appo::{Appo, RankOrder, Selection, Settings},
@@ -16,6 +11,8 @@ use foveate_algo::{
 };
 use ndarray::{Array2, Array3, array, s};
 use proptest::prelude::*;
+
+use crate::common::{Case, case, close};
 
 fn appo(change: impl FnOnce(&mut Settings)) -> Appo {
     let mut settings = Settings { k1: 3, k2: 2, k3: 3, ..Settings::default() };

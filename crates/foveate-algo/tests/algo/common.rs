@@ -1,7 +1,5 @@
 //! Random groups with all that an algorithm may look at.
 
-#![allow(clippy::unwrap_used, dead_code, reason = "a test fails by panicking, and no test uses all of this")]
-
 use foveate_algo::{
     Algorithm, Counterfactual, Credit, GroupShape, MediaKind, Observations, RecordedDistributions, ScoredGroup, factors,
 };

@@ -1,16 +1,13 @@
 //! Where algorithms come to the same, and what they make of groups with nothing to learn from.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
-
-mod common;
-
-use common::{Case, case, close};
 use foveate_algo::{
     AlgoConfig, Algorithm, Distance, MediaKind, NAMES, Observations, Reduction, Reordering, ScoredGroup, WeightSide,
 };
 use ndarray::{Array2, Array3, array};
 use proptest::prelude::*;
 use serde_json::{Value, json};
+
+use crate::common::{Case, case, close};
 
 fn algorithm(name: &str, settings: Value) -> Box<dyn Algorithm> {
     AlgoConfig::parse(name, settings).unwrap().algorithm().unwrap()
