@@ -121,15 +121,7 @@ impl Appo {
 
     /// Steps 1 and 2: the `k2` frames that a completion's attention `[length, F]` is largest on.
     fn frames_of(&self, attention: ArrayView2<f32>) -> Vec<usize> {
-        let scores: Vec<f64> = attention
-            .columns()
-            .into_iter()
-            .map(|tokens| {
-                let top = largest(tokens.iter().copied(), self.settings.k1);
-                top.iter().map(|token| f64::from(tokens[*token])).sum::<f64>() / top.len() as f64
-            })
-            .collect();
-        largest(scores.into_iter(), self.settings.k2)
+        largest(response_to_frames(attention, self.settings.k1).into_iter(), self.settings.k2)
     }
 
     /// Step 4: the perception tokens of a frame as positions `[G, J]`, `J = min(k3, T)`; `T` past a completion's last.
@@ -249,8 +241,17 @@ fn per_completion(
     lengths.iter().enumerate().map(checked).collect()
 }
 
+/// Step 1, b of one completion: the mean of its `k1` largest attentions `[length, F]` to each frame, `[F]`.
+pub fn response_to_frames(attention: ArrayView2<f32>, k1: usize) -> Vec<f64> {
+    let of_frame = |tokens: ArrayView1<f32>| {
+        let top = largest(tokens.iter().copied(), k1);
+        top.iter().map(|token| f64::from(tokens[*token])).sum::<f64>() / top.len() as f64
+    };
+    attention.columns().into_iter().map(of_frame).collect()
+}
+
 /// Indices of the `count` largest values, largest first, ties lowest index first; all of them if there are fewer.
-fn largest<T: PartialOrd>(values: impl Iterator<Item = T>, count: usize) -> Vec<usize> {
+pub fn largest<T: PartialOrd>(values: impl Iterator<Item = T>, count: usize) -> Vec<usize> {
     let mut ranked: Vec<(usize, T)> = values.enumerate().collect();
     ranked.sort_by(|(_, a), (_, b)| b.partial_cmp(a).unwrap_or(Ordering::Equal));
     ranked.truncate(count);

@@ -19,7 +19,7 @@ use crate::{
 const LOOK_EVERY_CUDA: i64 = 16;
 
 /// Which completions, counted over all groups, are whose.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Layout {
     firsts: Vec<usize>, // of each group, and the number of all
     widest: usize,

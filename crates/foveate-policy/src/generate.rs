@@ -71,7 +71,6 @@ struct Generation<'a> {
     model: &'a Vlm,
     draws: &'a [Draw<'a>],
     params: &'a SamplingParams,
-    layout: Layout,
     head: Head,
     decoder: Decoder<'a>,
     sizes: Sizes,
@@ -106,14 +105,12 @@ impl<'a> Generation<'a> {
         };
         let in_vocabulary: Vec<i64> = end.iter().copied().filter(|id| (0..text.vocab_size).contains(id)).collect();
         let ends = Tensor::zeros([text.vocab_size], (Kind::Bool, device));
-        let layout = Layout::new(draws);
         Self {
             ends: ends.index_fill(0, &Tensor::from_slice(&in_vocabulary).to_device(device), 1),
             head: model.head(params.temperature),
             decoder: Decoder::new(&model.text),
             uniforms: uniforms(draws, params.max_new_tokens, device),
-            records: Records::new(&sizes, layout.clone(), params.max_new_tokens, params.observe),
-            layout,
+            records: Records::new(&sizes, Layout::new(draws), params.max_new_tokens, params.observe),
             model,
             draws,
             params,
@@ -123,7 +120,7 @@ impl<'a> Generation<'a> {
 
     fn run(mut self, end: &[i64]) -> Result<Vec<Rollout>, PolicyError> {
         let limits =
-            Limits { layout: self.layout.clone(), length: self.params.max_new_tokens, rows: self.params.max_rows };
+            Limits { layout: Layout::new(self.draws), length: self.params.max_new_tokens, rows: self.params.max_rows };
         let mut batch = Batch::new(self.sizes, limits);
         loop {
             while let Some(plan) = batch.plan() {

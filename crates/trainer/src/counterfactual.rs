@@ -2,32 +2,22 @@
 
 use anyhow::Result;
 use foveate_algo::{Counterfactual, MaskedFrames, Masking, MediaKind, Reordering, VisualMask};
-use foveate_policy::{Alteration, Completions, Encoded, GroupSeed, Head, Shown, Vlm};
+use foveate_policy::{Alteration, Encoded, GroupSeed, Shown, Vlm};
 use foveate_video::order;
 use ndarray::Array2;
 use rand_chacha::ChaCha8Rng;
-use tch::{Kind, Tensor};
 
 use crate::{
     draw::Group,
     error::user_error,
     opened::Opened,
-    passes::{Sizes, cut, passes, segments},
+    passes::{Viewed, viewed},
     step::{Stepper, array2},
 };
 
 /// Streams of a group that no completion uses, by what is drawn from them.
 const ORDER: u64 = u64::MAX;
 const HALF: u64 = u64::MAX - 1;
-
-/// What completions look like behind a prompt: `[G, T]`, `[G, T, D]`.
-#[derive(Debug)]
-pub(crate) struct Viewed {
-    /// Teacher-forced log-probs.
-    pub(crate) logprobs: Tensor,
-    /// Hidden states that predict the tokens, where they were asked for.
-    pub(crate) hidden: Option<Tensor>,
-}
 
 /// A group's completions under the policy that drew them: with its own video and with altered ones.
 #[derive(Debug, Default)]
@@ -96,40 +86,6 @@ impl Stepper<'_> {
     pub(crate) fn seed(&self, step: u64, group: u64) -> GroupSeed {
         GroupSeed { seed: self.config.run.seed, step, group }
     }
-}
-
-/// Teacher-forced log-probs of completions behind prompts, packed into passes of `pass_tokens` tokens; hidden states of
-/// those that `keeps` names.
-pub(crate) fn viewed(
-    policy: &Vlm,
-    head: &Head,
-    prompts: &[(&Encoded, &Completions)],
-    pass_tokens: usize,
-    keeps: impl Fn(usize) -> bool,
-) -> Result<Vec<Viewed>> {
-    let sizes: Vec<_> = prompts.iter().map(|(prompt, completions)| Sizes::of(prompt, completions)).collect();
-    let mut seen: Vec<_> = prompts
-        .iter()
-        .map(|(_, completions)| Viewed { logprobs: completions.ids().zeros_like().to_kind(Kind::Float), hidden: None })
-        .collect();
-    for pass in passes(sizes.iter().enumerate(), pass_tokens) {
-        let parts = cut(&pass, |index| prompts[index]);
-        let forwards = policy.forward(&segments(&parts), None)?;
-        for ((part, (_, completions)), forward) in pass.iter().zip(&parts).zip(forwards) {
-            let scores = head.score(&completions.flat(&forward.hidden), &completions.tokens());
-            let seen = &mut seen[part.group];
-            seen.logprobs.narrow(0, part.start, part.count).copy_(&completions.padded(&scores.logprobs));
-            if keeps(part.group) {
-                let all = || {
-                    let mut shape = forward.hidden.size();
-                    shape[0] = prompts[part.group].1.count();
-                    forward.hidden.new_zeros(shape.as_slice(), (forward.hidden.kind(), forward.hidden.device()))
-                };
-                seen.hidden.get_or_insert_with(all).narrow(0, part.start, part.count).copy_(&forward.hidden);
-            }
-        }
-    }
-    Ok(seen)
 }
 
 /// The prompt with its video masked; an image is always masked whole.

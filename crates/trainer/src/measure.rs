@@ -7,7 +7,7 @@ use crate::{
     data::BadExample,
     draw::{Drawn, Group, Scores},
     run::{CompletionLine, StepMetrics},
-    stats::event_attention,
+    stats::{event_attention, sample_deviation},
     step::Stepped,
 };
 
@@ -92,16 +92,10 @@ fn rewards(metrics: &mut StepMetrics, scores: &[&Scores]) {
     metrics.push_count("data/unscored", unscored as u64);
 }
 
-/// Standard deviation (divisor G - 1) of a group's rewards; 0 if they are all equal.
+/// Standard deviation of a group's rewards, of those that could be scored.
 fn deviation(scores: &Scores) -> f64 {
     let scored: Vec<f64> = scores.rewards.iter().map(|r| f64::from(r.total)).filter(|total| !total.is_nan()).collect();
-    let Some(first) = scored.first() else { return 0.0 };
-    if scored.iter().all(|total| total == first) {
-        return 0.0;
-    }
-    let mean = scored.iter().sum::<f64>() / scored.len() as f64;
-    let squares: f64 = scored.iter().map(|total| (total - mean).powi(2)).sum();
-    (squares / (scored.len() - 1) as f64).sqrt()
+    sample_deviation(&scored)
 }
 
 fn lengths(metrics: &mut StepMetrics, scores: &[&Scores]) {

@@ -7,9 +7,10 @@ use ndarray::{Array1, Array2, Array3, ArrayD, Ix3};
 use tch::{Kind, Tensor};
 
 use crate::{
-    counterfactual::{Views, viewed},
+    counterfactual::Views,
     draw::{Group, Scores},
     opened::Opened,
+    passes::viewed,
     step::{Clock, Stepper, array2},
 };
 
@@ -109,7 +110,7 @@ impl Stepper<'_> {
 }
 
 /// `[L, G, T, F]` -> `[G, T, F]`.
-fn mean_over_layers(attention: &Tensor) -> Result<Array3<f32>> {
+pub(crate) fn mean_over_layers(attention: &Tensor) -> Result<Array3<f32>> {
     let array: ArrayD<f32> = (&attention.mean_dim(0, false, Kind::Float).to_device(tch::Device::Cpu)).try_into()?;
     Ok(array.into_dimensionality::<Ix3>()?)
 }

@@ -1,6 +1,8 @@
 //! Which completions go through the model together: groups are packed one behind the other, up to a number of tokens.
 
-use foveate_policy::{Completions, Encoded, Segment};
+use anyhow::Result;
+use foveate_policy::{Completions, Encoded, Head, Segment, Vlm};
+use tch::{Kind, Tensor};
 
 /// Neighbouring completions of a group that stand behind one computation of its prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +78,49 @@ pub fn cut<'a>(
 /// What the policy's passes take.
 pub fn segments<'a>(parts: &'a [(&'a Encoded, Completions)]) -> Vec<Segment<'a>> {
     parts.iter().map(|(prompt, completions)| Segment { prompt, completions }).collect()
+}
+
+/// What completions look like behind a prompt: `[G, T]`, `[G, T, D]`.
+#[derive(Debug)]
+pub(crate) struct Viewed {
+    /// Teacher-forced log-probs.
+    pub(crate) logprobs: Tensor,
+    /// Hidden states that predict the tokens, where they were asked for.
+    pub(crate) hidden: Option<Tensor>,
+}
+
+/// Teacher-forced log-probs of completions behind prompts, packed into passes of `pass_tokens` tokens; hidden states of
+/// those that `keeps` names.
+pub(crate) fn viewed(
+    policy: &Vlm,
+    head: &Head,
+    prompts: &[(&Encoded, &Completions)],
+    pass_tokens: usize,
+    keeps: impl Fn(usize) -> bool,
+) -> Result<Vec<Viewed>> {
+    let sizes: Vec<_> = prompts.iter().map(|(prompt, completions)| Sizes::of(prompt, completions)).collect();
+    let mut seen: Vec<_> = prompts
+        .iter()
+        .map(|(_, completions)| Viewed { logprobs: completions.ids().zeros_like().to_kind(Kind::Float), hidden: None })
+        .collect();
+    for pass in passes(sizes.iter().enumerate(), pass_tokens) {
+        let parts = cut(&pass, |index| prompts[index]);
+        let forwards = policy.forward(&segments(&parts), None)?;
+        for ((part, (_, completions)), forward) in pass.iter().zip(&parts).zip(forwards) {
+            let scores = head.score(&completions.flat(&forward.hidden), &completions.tokens());
+            let seen = &mut seen[part.group];
+            seen.logprobs.narrow(0, part.start, part.count).copy_(&completions.padded(&scores.logprobs));
+            if keeps(part.group) {
+                let all = || {
+                    let mut shape = forward.hidden.size();
+                    shape[0] = prompts[part.group].1.count();
+                    forward.hidden.new_zeros(shape.as_slice(), (forward.hidden.kind(), forward.hidden.device()))
+                };
+                seen.hidden.get_or_insert_with(all).narrow(0, part.start, part.count).copy_(&forward.hidden);
+            }
+        }
+    }
+    Ok(seen)
 }
 
 #[cfg(test)]

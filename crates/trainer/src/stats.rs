@@ -46,6 +46,16 @@ pub fn auc(scores: ArrayView1<'_, f64>, positive: &[bool]) -> Option<f64> {
     (pairs > 0).then(|| won / pairs as f64)
 }
 
+/// Standard deviation with divisor n - 1; exactly 0 of equal values, of one and of none.
+pub fn sample_deviation(values: &[f64]) -> f64 {
+    if values.iter().all(|value| *value == values[0]) {
+        return 0.0;
+    }
+    let mean = values.iter().sum::<f64>() / values.len() as f64;
+    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    (squares / (values.len() - 1) as f64).sqrt()
+}
+
 /// Seconds that time stamps may be off by.
 const ROUNDING: f64 = 1e-6;
 
@@ -90,6 +100,12 @@ mod tests {
         let scores = aview1(&[1.0, 2.0, 2.0, 3.0]);
         assert_eq!(auc(scores, &[false, false, true, true]), Some(0.875));
         assert_eq!(auc(scores, &[true; 4]), None);
+    }
+
+    #[test]
+    fn a_deviation_has_divisor_n_minus_1_and_is_exactly_0_of_equal_values() {
+        assert_eq!(sample_deviation(&[1.0, 2.0, 3.0]), 1.0);
+        assert_eq!([&[0.1; 3][..], &[5.0], &[]].map(sample_deviation), [0.0; 3]);
     }
 
     #[test]

@@ -12,11 +12,10 @@ use ndarray::Array2;
 use tch::{Kind, Tensor};
 
 use crate::{
-    counterfactual::viewed,
     draw::{Group, Scores},
     observe::Seen,
     opened::Opened,
-    passes::{Part, Sizes, cut, passes, segments},
+    passes::{Part, Sizes, cut, passes, segments, viewed},
     schedule::learning_rate,
     step::Stepper,
 };

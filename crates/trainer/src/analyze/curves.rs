@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::{Analysis, fixed};
 use crate::figures::{Curve, CurveChart, Picture, Stroke, Table, palette};
 use crate::recorded::{RecordedCompletion, RecordedRun};
+use crate::stats::sample_deviation;
 
 const TITLE: &str = "Rewards and lengths over training";
 
@@ -169,12 +170,7 @@ fn deviations(completions: &[RecordedCompletion]) -> Vec<f64> {
     for completion in completions {
         groups.entry(completion.group).or_default().extend(completion.reward);
     }
-    let deviation = |rewards: &Vec<f64>| {
-        let mean = rewards.iter().sum::<f64>() / rewards.len() as f64;
-        let squares: f64 = rewards.iter().map(|reward| (reward - mean).powi(2)).sum();
-        (squares / (rewards.len() - 1) as f64).sqrt()
-    };
-    groups.values().filter(|rewards| rewards.len() > 1).map(deviation).collect()
+    groups.values().filter(|rewards| rewards.len() > 1).map(|rewards| sample_deviation(rewards)).collect()
 }
 
 /// First and third quartile, by linear interpolation; of nothing, no numbers.

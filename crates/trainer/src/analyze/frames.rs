@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
+use foveate_algo::appo::{largest, response_to_frames};
 use foveate_algo::{AlgoConfig, ScoredGroup};
 use ndarray::{Array2, Array3, s};
 
@@ -258,18 +259,11 @@ impl FrameDistances {
 /// whole: `[G, F]`.
 fn frame_shares(attention: &Array3<f32>, scored: &ScoredGroup, k1: usize) -> Result<Array2<f64>> {
     let (completions, _, frames) = attention.dim();
-    let lengths = scored.lengths()?;
     let mut shares = Array2::zeros((completions, frames));
-    for ((completion, frame), share) in shares.indexed_iter_mut() {
-        let tokens = attention.slice(s![completion, ..lengths[completion], frame]);
-        let mut tokens: Vec<f64> = tokens.iter().copied().map(f64::from).collect();
-        tokens.sort_by(|a, b| b.total_cmp(a));
-        tokens.truncate(k1);
-        *share = tokens.iter().sum::<f64>() / tokens.len() as f64;
-    }
-    for mut row in shares.rows_mut() {
-        let sum = row.sum();
-        row.mapv_inplace(|share| share / sum.max(f64::MIN_POSITIVE));
+    for (completion, length) in scored.lengths()?.into_iter().enumerate() {
+        let response = response_to_frames(attention.slice(s![completion, ..length, ..]), k1);
+        let sum = response.iter().sum::<f64>().max(f64::MIN_POSITIVE);
+        shares.row_mut(completion).iter_mut().zip(response).for_each(|(share, response)| *share = response / sum);
     }
     Ok(shares)
 }
@@ -282,21 +276,13 @@ fn split(shares: &Array2<f64>, right: &[Option<bool>], k2: usize) -> Option<Spli
         for row in rows {
             any = true;
             sum.iter_mut().zip(row).for_each(|(sum, share)| *sum += share);
-            frames.extend(largest(&row.to_vec(), k2));
+            frames.extend(largest(row.iter(), k2));
         }
-        any.then(|| largest(&sum, 1).first().copied()).flatten().map(|top| (top, frames))
+        any.then(|| largest(sum.iter(), 1).first().copied()).flatten().map(|top| (top, frames))
     };
     let ((top_right, high), (top_wrong, low)) = (side(true)?, side(false)?);
     let shared = high.intersection(&low).count();
     Some(Split { top: [top_right, top_wrong], shared, only_right: high.len() - shared, only_wrong: low.len() - shared })
-}
-
-/// The `count` largest values' places; ties go to the lowest.
-fn largest(values: &[f64], count: usize) -> Vec<usize> {
-    let mut places: Vec<usize> = (0..values.len()).collect();
-    places.sort_by(|a, b| values[*b].total_cmp(&values[*a]));
-    places.truncate(count);
-    places
 }
 
 /// Distances when the same numbers of completions are called right and wrong, moved on by one place at a time; deals

@@ -10,7 +10,6 @@ use foveate_policy::TextProcessor;
 use ndarray::Array2;
 
 use super::{Analysis, GroupReader, Seen, fixed, percent};
-use crate::error::one_line;
 use crate::figures::{BarChart, Bars, Curve, CurveChart, Rgb, Stroke, Table, palette, visible};
 use crate::recorded::{HOW_TO_RECORD, RecordedGroup, RecordedRun};
 
@@ -65,10 +64,9 @@ impl KeyTokens {
             AlgoConfig::VideoKtr(settings) => settings.clone(),
             _ => Settings::default(),
         };
-        let text = run.text().inspect_err(|error| tracing::warn!("tokens are shown as ids: {}", one_line(error))).ok();
         Self {
             settings: Settings { weighting: Weighting::Binary, ..settings },
-            text,
+            text: run.text_if_there(),
             words: BTreeMap::new(),
             tenths: [Count::default(); TENTHS],
             regions: [0; 8],

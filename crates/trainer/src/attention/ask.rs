@@ -6,14 +6,14 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use foveate_policy::{Draw, GroupSeed, LoadOptions, Observe, Rollout, SamplingParams, TextProcessor, Trainable, Vlm};
 use foveate_reward::{Answer, Rubric};
-use ndarray::{Array3, ArrayD, Ix3, s};
-use tch::{Device, Kind};
+use ndarray::s;
 
 use super::{Completion, Frame, Looked, Scores, tokens};
 use crate::cli::AttentionArgs;
 use crate::config::{Config, resolve_plain};
 use crate::data::{Example, MediaPath, MediaReader, Prepared, Preparer, View};
 use crate::error::{UserContext, existing};
+use crate::observe::mean_over_layers;
 use crate::train::load_options;
 
 /// Asks the policy.
@@ -43,7 +43,7 @@ pub(super) fn ask(args: &AttentionArgs) -> Result<Looked> {
     let media = MediaReader::new(&view, &config.data, &root)?;
     let policy = load(model, &config)?;
     let rollout = draw(args, &config, &policy, (&text, &prepared))?;
-    let attention = mean_over_layers(&rollout)?;
+    let attention = mean_over_layers(rollout.frame_attention.as_ref().context("no frame attention")?)?;
     let rubric = Rubric::new(config.reward.clone()).user()?;
     let completion = |index: usize| {
         let ids = &rollout.ids[index];
@@ -82,10 +82,8 @@ fn draw(
     (text, prepared): (&TextProcessor, &Prepared),
 ) -> Result<Rollout> {
     let several = args.completions > 1;
-    let tokens =
-        if config.eval.max_new_tokens == 0 { config.rollout.max_new_tokens } else { config.eval.max_new_tokens };
     let params = SamplingParams {
-        max_new_tokens: tokens,
+        max_new_tokens: config.eval_tokens(),
         temperature: args.temperature.unwrap_or(if several { config.rollout.temperature } else { 0.0 }),
         top_p: 1.0,
         top_k: 0,
@@ -97,11 +95,4 @@ fn draw(
     let draw = Draw { prompt: &encoded, completions: args.completions, seed };
     let mut groups = policy.rollout(&[draw], &params, text.eos_ids()).user()?;
     groups.pop().context("no completion")
-}
-
-/// `[L, G, T, F]` -> `[G, T, F]`.
-fn mean_over_layers(rollout: &Rollout) -> Result<Array3<f32>> {
-    let attention = rollout.frame_attention.as_ref().context("no frame attention")?;
-    let array: ArrayD<f32> = (&attention.mean_dim(0, false, Kind::Float).to_device(Device::Cpu)).try_into()?;
-    Ok(array.into_dimensionality::<Ix3>()?)
 }

@@ -128,23 +128,35 @@ mod tests {
         Job { command, log: folder.join("logs/log") }
     }
 
-    #[test]
-    fn jobs_run_side_by_side_up_to_the_bound_and_failures_are_told() {
-        let folder = tempfile::tempdir().unwrap();
-        let lock = File::create(folder.path().join("lock")).unwrap();
-        let (begun, stop) = (Instant::now(), Stop::default());
-        let pool = Pool { places: 3, stop: &stop, lock: &lock };
-        let jobs = ["sleep 0.5; echo a", "sleep 0.5", "sleep 0.5; echo b; exit 3"];
+    /// Runs shell scripts in that folder, so many at a time; which ended how.
+    fn run(folder: &Path, places: usize, scripts: &[String]) -> Vec<(usize, bool)> {
+        let lock = File::create(folder.join("lock")).unwrap();
+        let stop = Stop::default();
+        let jobs = scripts.iter().map(|script| shell(folder, &format!("cd {}; {script}", folder.display())));
         let mut ended = Vec::new();
         let mut watch = |event| match event {
             Event::Ended { job, succeeded } => ended.push((job, succeeded)),
             Event::Tick => {}
         };
-        pool.run(jobs.map(|script| shell(folder.path(), script)).into(), &mut watch).unwrap();
+        Pool { places, stop: &stop, lock: &lock }.run(jobs.collect(), &mut watch).unwrap();
         ended.sort_unstable();
-        assert_eq!(ended, [(0, true), (1, true), (2, false)]);
-        assert!(begun.elapsed() < Duration::from_millis(1400), "one after the other: {:?}", begun.elapsed());
+        ended
+    }
+
+    #[test]
+    fn jobs_run_side_by_side_up_to_the_bound_and_failures_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        // Each waits for the two others, so that one after the other none of them would succeed.
+        let meets = |own: &str, then: &str| {
+            let all = "[ -e a ] && [ -e b ] && [ -e c ]";
+            format!("touch {own}; for i in $(seq 1000); do {all} && break; sleep 0.01; done; {all} && {then}")
+        };
+        let scripts = [meets("a", "echo a"), meets("b", "true"), meets("c", "{ echo b; exit 3; }")];
+        assert_eq!(run(folder.path(), 3, &scripts), [(0, true), (1, true), (2, false)]);
         assert!(["a", "b"].contains(&last_line(&folder.path().join("logs/log")).as_str()));
+
+        let alone = "[ ! -e busy ] && touch busy && sleep 0.2 && rm busy".to_owned();
+        assert_eq!(run(folder.path(), 1, &[alone.clone(), alone]), [(0, true), (1, true)]);
     }
 
     #[test]

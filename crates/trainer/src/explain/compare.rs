@@ -117,10 +117,7 @@ fn tokens(args: &ExplainArgs, run: Option<&RecordedRun>, ids: &[Vec<i64>]) -> Re
             existing("--model", model)?;
             Some(Arc::new(TextProcessor::load(model).user()?))
         }
-        (None, Some(run)) => {
-            run.text().inspect_err(|error| tracing::warn!("tokens are shown as ids: {}", one_line(error))).ok()
-        }
-        (None, None) => None,
+        (None, run) => run.and_then(RecordedRun::text_if_there),
     };
     let spelled = |id: &i64| {
         let spelled = text.as_ref().and_then(|text| text.spelling(*id).ok());

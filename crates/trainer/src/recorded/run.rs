@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::config::{Config, load_run};
 use crate::data::{Example, Records};
-use crate::error::{UserContext, existing};
+use crate::error::{UserContext, existing, one_line};
 use crate::run::RunFolder;
 
 /// What a run needs to be told so that there are groups to look at.
@@ -146,6 +146,11 @@ impl RecordedRun {
         let model = self.config.model.path.as_deref().context("model.path is not given").user()?;
         existing("model.path", model)?;
         Ok(Arc::new(TextProcessor::load(model).user()?))
+    }
+
+    /// The same, or nothing, with a word about it.
+    pub fn text_if_there(&self) -> Option<Arc<TextProcessor>> {
+        self.text().inspect_err(|error| tracing::warn!("tokens are shown as ids: {}", one_line(error))).ok()
     }
 
     /// The newest policy: of the last checkpoint, or else the one that training began with.
