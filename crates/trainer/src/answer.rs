@@ -5,12 +5,16 @@ use std::{path::Path, sync::Arc};
 use anyhow::Result;
 use foveate_policy::{Draw, GroupSeed, Observe, Rollout, SamplingParams, TextProcessor, Vlm};
 use foveate_reward::{Answer, Rubric};
+use ndarray::{Array3, s};
 
 use crate::{
     config::Config,
     data::{BadExample, Examples, Loader, LoaderOptions, LoaderState, Order, Prepared},
     eval::Item,
+    observe::mean_over_layers,
     run::{Progress, Stop},
+    stats::event_attention,
+    step::FRAME_LAYERS,
 };
 
 /// Tells evaluation's random streams from those of training steps.
@@ -79,7 +83,10 @@ impl Examinee<'_> {
             top_p: eval.top_p,
             top_k: eval.top_k,
             max_rows: 0,
-            observe: Observe::default(),
+            observe: Observe {
+                frame_layers: examples.iter().any(Prepared::knows_event).then_some(FRAME_LAYERS),
+                ..Observe::default()
+            },
         };
         let seed = self.config.run.seed;
         let encoded =
@@ -92,6 +99,10 @@ impl Examinee<'_> {
         let item = |(sample, rollout): (&Prepared, &Rollout)| {
             let completion = self.text.decode(&rollout.ids[0])?;
             let reward = self.rubric.score(&Answer::new(&sample.example.answer), &completion);
+            let attention = rollout.frame_attention.as_ref().map(mean_over_layers).transpose()?;
+            let of_tokens = |attention: Array3<f32>| {
+                event_attention(attention.slice(s![0, ..rollout.ids[0].len(), ..]), &sample.event)
+            };
             Ok(Item {
                 id: sample.example.id.clone(),
                 kind: sample.example.kind.clone(),
@@ -101,6 +112,7 @@ impl Examinee<'_> {
                 reward: reward.total,
                 length: rollout.ids[0].len(),
                 truncated: rollout.truncated[0],
+                event: attention.and_then(of_tokens),
             })
         };
         examples.iter().zip(&rollouts).map(item).collect()

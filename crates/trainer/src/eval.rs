@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::Result;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::run::write_atomically;
+use crate::{run::write_atomically, stats::EventAttention};
 
 /// Standard normal quantile of a two-sided 95% interval.
 const Z: f64 = 1.959_963_984_540_054;
@@ -34,6 +34,9 @@ pub struct Item {
     pub length: usize,
     /// Whether the completion was cut off.
     pub truncated: bool,
+    /// Its attention to the frames of the event, in the last 3 layers, where the data knows the event.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event: Option<EventAttention>,
 }
 
 fn number_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f32, D::Error> {
@@ -114,6 +117,11 @@ impl Change {
         let deviation = (squares / (n - 1.0).max(1.0)).sqrt();
         Self { mean, half_width: Z * deviation / n.max(1.0).sqrt() }
     }
+}
+
+/// Mean attention to the event's frames, of the items whose event is known.
+pub fn event(items: &[Item]) -> Option<EventAttention> {
+    EventAttention::mean(&items.iter().filter_map(|item| item.event).collect::<Vec<_>>())
 }
 
 /// The table of one evaluation: accuracy in percent with its interval, by type of question and in all.
@@ -226,6 +234,7 @@ mod tests {
             reward: accuracy,
             length: 3,
             truncated: false,
+            event: None,
         }
     }
 

@@ -10,7 +10,7 @@ use crate::answer::{Examinee, answered};
 use crate::cli::EvalArgs;
 use crate::config::{Config, resolve_plain};
 use crate::error::{UserContext, existing};
-use crate::eval::{table, write_items};
+use crate::eval::{event, table, write_items};
 use crate::run::Stop;
 use crate::train::load_options;
 
@@ -38,6 +38,9 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     write_items(&args.output, &answers.items)?;
     println!("{}", protocol(&config));
     print!("{}", table(&answers.items));
+    if let Some(event) = event(&answers.items) {
+        println!("attention on the event's frames: {:.3}, {:.3} if it were uniform", event.mass, event.uniform);
+    }
     if !answers.bad.is_empty() {
         println!("{} examples could not be read and are left out", answers.bad.len());
     }

@@ -7,7 +7,7 @@ use crate::{
     data::BadExample,
     draw::{Drawn, Group, Scores},
     run::{CompletionLine, StepMetrics},
-    stats::{event_attention, sample_deviation},
+    stats::{EventAttention, event_attention, sample_deviation},
     step::Stepped,
 };
 
@@ -145,25 +145,18 @@ fn entropy(stepped: &Stepped) -> f64 {
 
 /// Where the data knows the event: do completions attend to its frames?
 fn event(metrics: &mut StepMetrics, stepped: &Stepped) {
-    let (mut auc, mut mass, mut share) = (Vec::new(), Vec::new(), Vec::new());
+    let mut seen = Vec::new();
     for (index, group) in stepped.drawn.groups.iter().enumerate() {
         let Some(attention) = &stepped.seen[index].frame_attention else { continue };
-        let event = &group.example.event;
-        let uniform = event.iter().filter(|inside| **inside).count() as f32 / event.len() as f32;
         for (completion, ids) in group.rollout.ids.iter().enumerate() {
             let tokens = attention.slice(ndarray::s![completion, ..ids.len(), ..]);
-            if let Some(found) = event_attention(tokens, event) {
-                auc.push(found.auc as f32);
-                mass.push(found.mass as f32);
-                share.push(uniform);
-            }
+            seen.extend(event_attention(tokens, &group.example.event));
         }
     }
-    if !auc.is_empty() {
-        metrics.push("attention/event_auc", mean(auc.into_iter()));
-        metrics.push("attention/event_mass", mean(mass.into_iter()));
-        // What the mass would be if every frame had the same attention.
-        metrics.push("attention/event_share", mean(share.into_iter()));
+    if let Some(event) = EventAttention::mean(&seen) {
+        metrics.push("attention/event_auc", event.auc);
+        metrics.push("attention/event_mass", event.mass);
+        metrics.push("attention/event_share", event.uniform);
     }
 }
 

@@ -2,13 +2,29 @@
 
 use ndarray::{ArrayView1, ArrayView2, Axis};
 
+use serde::{Deserialize, Serialize};
+
 /// How a completion's attention stands to the frames of the event.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct EventAttention {
-    /// Share of the attention to frames that falls on the event's frames; the event's share of the frames if uniform.
+    /// Share of the attention to frames that falls on the event's frames.
     pub mass: f64,
+    /// The event's share of the frames: what the mass would be if every frame had the same attention.
+    pub uniform: f64,
     /// Probability that a frame of the event has more attention than another frame, ties counting half; 0.5 if blind.
     pub auc: f64,
+}
+
+impl EventAttention {
+    /// The mean of several; `None` of none.
+    pub fn mean(seen: &[Self]) -> Option<Self> {
+        let of = |value: fn(&Self) -> f64| seen.iter().map(value).sum::<f64>() / seen.len() as f64;
+        (!seen.is_empty()).then(|| Self {
+            mass: of(|event| event.mass),
+            uniform: of(|event| event.uniform),
+            auc: of(|event| event.auc),
+        })
+    }
 }
 
 /// Mass and AUC of a completion's frame attention `[T, F]`, averaged over tokens first, given which of the `F` frames
@@ -23,7 +39,8 @@ pub fn event_attention(attention: ArrayView2<'_, f32>, event: &[bool]) -> Option
     }
     let auc = auc(per_frame.view(), event)?;
     let on_event: f64 = per_frame.iter().zip(event).filter(|(_, inside)| **inside).map(|(value, _)| value).sum();
-    Some(EventAttention { mass: on_event / total, auc })
+    let uniform = event.iter().filter(|inside| **inside).count() as f64 / event.len() as f64;
+    Some(EventAttention { mass: on_event / total, uniform, auc })
 }
 
 /// Area under the ROC curve of `scores` for `positive`: the Mann-Whitney statistic, ties counting half.
@@ -84,14 +101,14 @@ mod tests {
     fn a_policy_that_looks_only_at_the_event_has_all_mass_and_auc_one() {
         let attention = array![[0.0f32, 0.3, 0.0], [0.0, 0.5, 0.0]];
         let seen = event_attention(attention.view(), &[false, true, false]).unwrap();
-        assert_eq!(seen, EventAttention { mass: 1.0, auc: 1.0 });
+        assert_eq!(seen, EventAttention { mass: 1.0, uniform: 1.0 / 3.0, auc: 1.0 });
     }
 
     #[test]
     fn uniform_attention_has_the_share_of_frames_and_auc_one_half() {
         let attention = array![[0.25f32, 0.25, 0.25, 0.25]];
         let seen = event_attention(attention.view(), &[true, false, false, false]).unwrap();
-        assert_eq!(seen, EventAttention { mass: 0.25, auc: 0.5 });
+        assert_eq!(seen, EventAttention { mass: 0.25, uniform: 0.25, auc: 0.5 });
     }
 
     #[test]

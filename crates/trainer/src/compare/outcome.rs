@@ -7,7 +7,8 @@ use serde_json::{Map, Value};
 use super::interval::mean;
 use super::runs::Run;
 use crate::config::Config;
-use crate::eval::{Item, Share, read_items};
+use crate::eval::{Item, Share, event, read_items};
+use crate::stats::EventAttention;
 use crate::train::{AFTER, BEFORE};
 
 /// Steps at either end of a run that a metric is averaged over; half of them if the run has fewer than twice as many.
@@ -46,6 +47,11 @@ impl Outcome {
     /// Held-out accuracy before and after, in percent.
     pub(super) fn accuracy(&self) -> [f64; 2] {
         [&self.before, &self.after].map(|items| 100.0 * Share::of(items).mean)
+    }
+
+    /// Attention to the event's frames before and after; `None` if the held-out examples know of no event.
+    pub(super) fn event(&self) -> Option<[EventAttention; 2]> {
+        Some([event(&self.before)?, event(&self.after)?])
     }
 
     /// Steps that a metric is averaged over at either end.

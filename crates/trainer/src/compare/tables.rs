@@ -7,6 +7,7 @@ use anyhow::Result;
 use super::interval::{Interval, mean};
 use super::outcome::{Outcome, extra};
 use crate::eval::{Share, by_kind, wilson};
+use crate::stats::EventAttention;
 
 /// The rows' labels with their finished runs.
 type Rows<'a> = [(&'a str, &'a [Outcome])];
@@ -73,33 +74,39 @@ pub(super) fn kinds(rows: &Rows<'_>) -> String {
     )
 }
 
-/// Attention to the event; `None` if no run measured it.
+/// Attention to the event; `None` if the held-out examples know of none.
 pub(super) fn attention(rows: &Rows<'_>) -> Option<String> {
-    let measured = |(_, runs): &(&str, &[Outcome])| runs.iter().any(|run| run.mean("attention/event_mass").is_finite());
-    rows.iter().any(measured).then(|| {
-        let line = |(label, runs): &(&str, &[Outcome])| {
-            let mut line = vec![(*label).to_owned()];
-            for metric in ["attention/event_mass", "attention/event_auc"] {
-                line.extend([0, 1].map(|end| number(of_runs(runs, |run| run.ends(metric)[end]), 3)));
-            }
-            line.push(number(of_runs(runs, |run| run.mean("attention/event_share")), 3));
-            line
+    let line = |(label, runs): &(&str, &[Outcome])| {
+        let seen: Vec<_> = runs.iter().filter_map(Outcome::event).collect();
+        let of = |end: usize, value: fn(&EventAttention) -> f64| {
+            mean(&seen.iter().map(|ends| value(&ends[end])).collect::<Vec<_>>())
         };
-        let lines: Vec<_> = rows.iter().map(line).collect();
-        let header = ["", "mass, first", "mass, last", "AUC, first", "AUC, last", "uniform mass"];
+        let after: Vec<f64> = seen.iter().map(|ends| ends[1].mass).collect();
+        (!seen.is_empty()).then(|| {
+            let interval = Interval::student(&after);
+            let spread = interval.map_or_else(String::new, |of| format!(" ({:.3} to {:.3})", of.low, of.high));
+            vec![
+                (*label).to_owned(),
+                number(of(0, |event| event.mass), 3),
+                number(of(1, |event| event.mass), 3) + &spread,
+                number(of(0, |event| event.auc), 3),
+                number(of(1, |event| event.auc), 3),
+                number(of(1, |event| event.uniform), 3),
+            ]
+        })
+    };
+    let lines: Vec<_> = rows.iter().filter_map(line).collect();
+    let header = ["", "mass, before", "mass, after", "AUC, before", "AUC, after", "uniform mass"];
+    (!lines.is_empty()).then(|| {
         format!(
             "## Attention on the event\n\n{}\n\n\
-            Of the completions drawn in the first and in the last {} steps, mean over the seeds. A completion's \
-            attention to each frame is averaged over its tokens. Mass: the share of it that falls on the frames in \
-            which the event happens. AUC: the probability that a frame of the event has more of it than another frame \
-            of the video, ties counting half; 0.5 if the policy were blind. Uniform mass: the event's share of the \
-            frames, which is the mass if all frames had the same attention. Layers: those that the algorithm reads, \
-            else the last 3. ({}, {} and {} in `metrics.jsonl`)",
-            markdown(&header, &lines),
-            window(rows),
-            "`attention/event_mass`",
-            "`attention/event_auc`",
-            "`attention/event_share`"
+            Of the held-out answers, mean over the seeds; after training with Student's 95% interval over them. An \
+            answer's attention to each frame, in the last 3 layers, is averaged over its tokens. Mass: the share of it \
+            that falls on the frames in which the event happens. AUC: the probability that a frame of the event has more \
+            of it than another frame of the video, ties counting half; 0.5 if the policy were blind. Uniform mass: the \
+            event's share of the frames, which is the mass if all frames had the same attention. (`event` in \
+            `eval/before.jsonl` and `eval/after.jsonl`)",
+            markdown(&header, &lines)
         )
     })
 }

@@ -78,7 +78,9 @@ impl Run<'_> {
         let name = self.config.name();
         let table = match (before, after) {
             (Some(before), Some(after)) => {
-                format!("\n{name}: held-out accuracy in percent, with 95% intervals\n\n{}\n", comparison(before, after))
+                let table = comparison(before, after);
+                let event = attention(before, after).unwrap_or_default();
+                format!("\n{name}: held-out accuracy in percent, with 95% intervals\n\n{table}{event}\n")
             }
             _ => String::new(),
         };
@@ -92,4 +94,13 @@ impl Run<'_> {
             self.state.loader.bad.len()
         )
     }
+}
+
+/// A line on the attention to the event, where the examples know of one.
+fn attention(before: &[Item], after: &[Item]) -> Option<String> {
+    let (before, after) = (eval::event(before)?, eval::event(after)?);
+    Some(format!(
+        "attention on the event's frames: {:.3} before, {:.3} after, {:.3} if it were uniform\n",
+        before.mass, after.mass, after.uniform
+    ))
 }

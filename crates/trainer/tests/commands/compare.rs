@@ -56,6 +56,12 @@ fn accuracy(run: &Path, end: &str, kind: Option<&str>) -> f64 {
     100.0 * mean(&of_kind.map(|item| item["accuracy"].as_f64().unwrap()).collect::<Vec<_>>())
 }
 
+/// A number of the attention to the event, of every answer of an evaluation whose event is known.
+fn events(run: &Path, end: &str, of: &str) -> Vec<f64> {
+    let items = lines(&run.join(format!("eval/{end}.jsonl")));
+    items.iter().filter_map(|item| item["event"][of].as_f64()).collect()
+}
+
 #[test]
 fn a_report_says_what_the_folders_of_its_runs_say_and_nothing_is_run_twice() {
     let plan = Plan::new(&[("GRPO", "grpo", &["algo.beta=0.0"]), ("T-GRPO, own", "t-grpo", &["algo.beta=0.1"])]);
@@ -108,9 +114,11 @@ fn a_report_says_what_the_folders_of_its_runs_say_and_nothing_is_run_twice() {
             assert_eq!(*found, format!("{expected:.1}"), "{kind}");
         }
         let at = |name: &str, step: usize| mean(&runs.iter().map(|run| column(run, name)[step]).collect::<Vec<_>>());
-        let expected = [at("attention/event_mass", 0), at("attention/event_mass", 1), at("attention/event_auc", 0)];
+        let event = |end: &str, of: &str| mean(&runs.iter().map(|run| mean(&events(run, end, of))).collect::<Vec<_>>());
         let found = cells(&written, "Attention on the event", label);
-        assert_eq!(found[1..4], expected.map(|value| format!("{value:.3}")));
+        assert_eq!(found[1], format!("{:.3}", event("before", "mass")));
+        assert!(found[2].starts_with(&format!("{:.3} (", event("after", "mass"))), "{}", found[2]);
+        assert_eq!(found[3..5], ["before", "after"].map(|end| format!("{:.3}", event(end, "auc"))));
         let uniform: f64 = found[5].parse().unwrap();
         assert!((0.125..0.5).contains(&uniform), "an event takes one of 8 frames or a few: {uniform}");
         let found = cells(&written, "Over training", label);
