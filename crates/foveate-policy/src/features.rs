@@ -1,43 +1,36 @@
 //! What a frozen vision tower made of media that were seen before.
 
-use lru::LruCache;
+use quick_cache::{Weighter, unsync::Cache};
 use tch::Tensor;
 
-/// Features by the fingerprint of their patches, up to a number of bytes; those unused for longest are forgotten first.
+/// Features by the fingerprint of their patches, up to a number of bytes; those of little use are forgotten first.
 #[derive(Debug)]
-pub(crate) struct FeatureCache {
-    kept: LruCache<[u8; 32], Tensor>,
-    bytes: usize,
-    limit: usize,
+pub(crate) struct FeatureCache(Cache<[u8; 32], Tensor, Bytes>);
+
+#[derive(Debug, Clone)]
+struct Bytes;
+
+impl Weighter<[u8; 32], Tensor> for Bytes {
+    fn weight(&self, _: &[u8; 32], features: &Tensor) -> u64 {
+        (features.numel() * features.kind().elt_size_in_bytes()) as u64
+    }
 }
 
 impl FeatureCache {
     /// Keeps at most `limit` bytes.
     pub(crate) fn new(limit: usize) -> Self {
-        Self { kept: LruCache::unbounded(), bytes: 0, limit }
+        Self(Cache::with_weighter(1024, limit as u64, Bytes))
     }
 
     /// The kept features, or those that `compute` gives.
     pub(crate) fn get_or(&mut self, fingerprint: [u8; 32], compute: impl FnOnce() -> Tensor) -> Tensor {
-        if let Some(features) = self.kept.get(&fingerprint) {
+        if let Some(features) = self.0.get(&fingerprint) {
             return features.shallow_clone();
         }
         let features = compute();
-        if size(&features) <= self.limit {
-            self.bytes += size(&features);
-            self.kept.put(fingerprint, features.shallow_clone());
-        }
-        while self.bytes > self.limit
-            && let Some((_, oldest)) = self.kept.pop_lru()
-        {
-            self.bytes -= size(&oldest);
-        }
+        self.0.insert(fingerprint, features.shallow_clone());
         features
     }
-}
-
-fn size(features: &Tensor) -> usize {
-    features.numel() * features.kind().elt_size_in_bytes()
 }
 
 #[cfg(test)]
@@ -46,29 +39,32 @@ mod tests {
 
     use super::*;
 
+    fn features(name: u8) -> Tensor {
+        Tensor::full([3], i64::from(name), (Kind::Float, Device::Cpu))
+    }
+
     #[test]
-    fn what_was_unused_for_longest_is_forgotten_first() {
+    fn what_is_kept_is_not_computed_again_and_takes_no_more_than_the_limit() {
         let mut cache = FeatureCache::new(24); // two of 12 bytes
-        let mut computed = Vec::new();
-        let mut ask = |name: u8| {
-            let features = cache.get_or([name; 32], || {
-                computed.push(name);
-                Tensor::full([3], i64::from(name), (Kind::Float, Device::Cpu))
+        let mut computed = 0;
+        for name in [1, 2, 1, 2, 1, 3, 1, 4, 5, 6] {
+            let found = cache.get_or([name; 32], || {
+                computed += 1;
+                features(name)
             });
-            assert_eq!(features.double_value(&[0]), f64::from(name));
-            cache.bytes
-        };
-        let held = [1, 2, 1, 3, 1, 2].map(&mut ask);
-        assert_eq!(held, [12, 24, 24, 24, 24, 24]);
-        assert_eq!(computed, [1, 2, 3, 2]);
+            assert_eq!(found, features(name));
+            assert!(cache.0.weight() <= 24);
+        }
+        assert_eq!(cache.0.weight(), 24);
+        assert!((6..10).contains(&computed), "{computed}");
     }
 
     #[test]
     fn what_is_larger_than_the_cache_is_not_kept() {
         let mut cache = FeatureCache::new(8);
         for _ in 0..2 {
-            let _ = cache.get_or([0; 32], || Tensor::zeros([3], (Kind::Float, Device::Cpu)));
+            let _ = cache.get_or([0; 32], || features(0));
         }
-        assert_eq!((cache.bytes, cache.kept.len()), (0, 0));
+        assert!(cache.0.is_empty());
     }
 }

@@ -88,8 +88,10 @@ pub struct DataTable {
     pub pixels: PixelsTable,
     /// Time between frames as the model is told it.
     pub time_scale: TimeScale,
-    /// Folder of prepared frames (`data prepare`); without it every video is decoded each time it comes up.
+    /// Folder of prepared frames (`data prepare`); without it videos are decoded.
     pub cache: Option<PathBuf>,
+    /// MiB of sampled frames that are kept in memory for videos that come up again; 0: every video is read each time.
+    pub memory_mib: usize,
     /// Bounds on the decoding of one video.
     pub decode: DecodeLimits,
     /// Examples prepared ahead of the step; 0: twice `rollout.prompts_per_step`.
@@ -116,6 +118,7 @@ impl Default for DataTable {
             pixels: PixelsTable::default(),
             time_scale: TimeScale::True,
             cache: None,
+            memory_mib: 1024,
             decode: DecodeLimits::default(),
             prefetch: 0,
             threads: 0,

@@ -40,6 +40,7 @@ impl Config {
             return Err(user_error(format!("run.name {expected}, found \"{name}\"")));
         }
         at_most("model.feature_cache_mib", self.model.feature_cache_mib, 1 << 24)?;
+        at_most("data.memory_mib", self.data.memory_mib, 1 << 24)?;
         at_most("model.threads", self.model.threads, 1 << 16)?;
         within("data.decode.seconds", self.data.decode.seconds, 0.0, f64::MAX)?;
         frames("data.frames", &self.data.frames)?;

@@ -1,6 +1,7 @@
 //! From a file to the patches that the model takes.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 #[cfg(not(feature = "decode"))]
 use anyhow::bail;
@@ -9,6 +10,7 @@ use foveate_video::{CacheKey, FrameCache, Frames, ImageProcessor, Patches, Pixel
 use image::RgbImage;
 
 use super::View;
+use super::memory::FrameMemory;
 use crate::config::DataTable;
 use crate::error::UserContext;
 
@@ -23,6 +25,7 @@ pub struct MediaReader {
     #[cfg(feature = "decode")]
     limits: foveate_video::DecodeLimits,
     cache: Option<FrameCache>,
+    memory: Arc<FrameMemory>,
 }
 
 /// Longest side, in pixels, of a frame that is shown to people.
@@ -53,6 +56,7 @@ impl MediaReader {
             #[cfg(feature = "decode")]
             limits: data.decode,
             cache: data.cache.as_deref().map(FrameCache::open),
+            memory: Arc::new(FrameMemory::new(data.memory_mib << 20)),
         })
     }
 
@@ -61,10 +65,11 @@ impl MediaReader {
     /// # Errors
     /// It cannot be read, decoded within the limits, or brought to size.
     pub fn video(&self, path: &Path) -> Result<Patches> {
-        let frames = match self.cached(path)? {
-            Some(frames) => frames,
-            None => self.decode(path)?,
+        let read = || match self.cached(path)? {
+            Some(frames) => Ok(frames),
+            None => self.decode(path),
         };
+        let frames = self.memory.get_or(path, read)?;
         Ok(self.processor.video(&frames, self.time_scale)?)
     }
 

@@ -3,6 +3,7 @@
 mod examples;
 mod loader;
 mod media;
+mod memory;
 mod prompt;
 mod records;
 mod sampler;
