@@ -1,11 +1,15 @@
-//! Whether the answer of a multiple-choice question is right.
+//! Whether an answer is right, or how nearly, by the kind of problem.
 
 use serde::{Deserialize, Serialize};
 
 use crate::answer::{CLOSE, OPEN};
-use crate::{Answer, Scorer, answer_text, parts};
+use crate::number::{closeness, is_same_number};
+use crate::python::strip;
+use crate::rouge::rouge;
+use crate::word_error::word_accuracy;
+use crate::{Answer, Completion, ProblemType, Scorer, answer_text, parts};
 
-/// The `accuracy` scorer: 1 for the right answer, else 0.
+/// The `accuracy` scorer: 1 for the right answer, less for a nearly right one where the problem allows it, else 0.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Accuracy {
@@ -21,7 +25,7 @@ impl Default for Accuracy {
     }
 }
 
-/// How the answer of a completion is read.
+/// How the letter of a multiple-choice question is read from a completion. Other problems have one rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AnswerRule {
@@ -36,38 +40,63 @@ impl Scorer for Accuracy {
         "accuracy"
     }
 
-    fn score(&self, answer: &Answer, completion: &str) -> Option<f32> {
-        accuracy(answer, completion, self.rule)
+    fn score(&self, answer: &Answer, completion: &Completion) -> Option<f32> {
+        accuracy(answer, completion.text, self.rule)
     }
 }
 
-/// 1 if the completion gives the answer, else 0; `None` if the example has no answer.
+/// How right the completion's answer is, from 0 to 1; `None` if the example has no answer.
 ///
-/// An answer of several letters is right if the same set of letters is given, whatever their order, in the first
-/// `<answer>` (`VideoR1`) or in the only one (`Appo`).
+/// | problem | value |
+/// |---|---|
+/// | multiple choice | 1 for the answer, else 0, by `rule` |
+/// | numerical | 1 for the same number to 2 decimals, both or neither with '.' or ',' |
+/// | OCR | 1 less the word error rate, not below 0 |
+/// | free-form | mean F1 of ROUGE-1, ROUGE-2 and ROUGE-L with stemming |
+/// | regression | 1 less the relative error, not below 0 |
+///
+/// Several letters are right as the same set, whatever their order, in the first `<answer>` (`VideoR1`) or in the only
+/// one (`Appo`). The others are the rules of Video-R1 (arXiv 2503.21776), which take the text of the first `<answer>`.
+/// What Python takes for a number is one: `1e5`, `inf`, digits of any script; commas are dropped before.
 pub fn accuracy(answer: &Answer, completion: &str, rule: AnswerRule) -> Option<f32> {
-    if answer.text().is_empty() {
+    let gold = answer.text();
+    if gold.is_empty() {
         return None;
     }
-    let right = match rule {
-        AnswerRule::VideoR1 if answer.is_multiple() => parts(answer_text(completion)) == parts(answer.text()),
-        AnswerRule::VideoR1 => answer_text(completion) == answer.text(),
-        AnswerRule::Appo if answer.is_multiple() => {
-            completion.matches(OPEN).count() == 1 && parts(answer_text(completion)) == parts(answer.text())
-        }
-        AnswerRule::Appo => only_letter(completion) == Some(answer.text()),
+    let given = answer_text(completion);
+    let score = match answer.problem_type() {
+        ProblemType::MultipleChoice => f64::from(is_right_choice(answer, completion, rule)),
+        ProblemType::Numerical => f64::from(is_same_number(gold, given)),
+        ProblemType::Ocr => word_accuracy(gold, given),
+        ProblemType::FreeForm => rouge(gold, given),
+        ProblemType::Regression => closeness(gold, given),
     };
-    Some(if right { 1.0 } else { 0.0 })
+    Some(score as f32)
+}
+
+fn is_right_choice(answer: &Answer, completion: &str, rule: AnswerRule) -> bool {
+    let given = answer_text(completion);
+    let is_same_set = || parts(given) == parts(answer.text());
+    match rule {
+        AnswerRule::VideoR1 if answer.is_multiple() => is_same_set(),
+        AnswerRule::VideoR1 => given == answer.text(),
+        AnswerRule::Appo if answer.is_multiple() => completion.matches(OPEN).count() == 1 && is_same_set(),
+        AnswerRule::Appo => only_letter(completion) == Some(answer.text()),
+    }
 }
 
 /// The letter of the only match of `<answer>\s*([A-Z])\s*</answer>`.
 fn only_letter(completion: &str) -> Option<&str> {
     let mut letters = completion.split(OPEN).skip(1).filter_map(|after| {
-        let letter = after.split_once(CLOSE)?.0.trim();
-        let is_letter = letter.len() == 1 && letter.starts_with(|c: char| c.is_ascii_uppercase());
-        is_letter.then_some(letter)
+        let letter = strip(after.split_once(CLOSE)?.0);
+        is_letter(letter).then_some(letter)
     });
     letters.next().filter(|_| letters.next().is_none())
+}
+
+/// Whether the text is one of `A` to `Z`.
+pub(crate) fn is_letter(text: &str) -> bool {
+    text.len() == 1 && text.starts_with(|c: char| c.is_ascii_uppercase())
 }
 
 #[cfg(test)]
@@ -110,5 +139,28 @@ mod tests {
     #[test]
     fn an_example_without_an_answer_cannot_be_scored() {
         assert_eq!(scores(" ", "<answer></answer>"), (None, None));
+        for kind in ProblemType::ALL {
+            let empty = Answer::new("<answer> </answer>").of(kind);
+            assert_eq!(accuracy(&empty, "<answer>B</answer>", AnswerRule::VideoR1), None);
+        }
+    }
+
+    #[test]
+    fn other_problems_have_their_own_rule_under_either_rule() {
+        for (kind, gold, given, expected) in [
+            (ProblemType::Numerical, "3.50", "3.5", 1.0),
+            (ProblemType::Numerical, "3", "3.5", 0.0),
+            (ProblemType::Ocr, "no entry", "no exit", 0.5),
+            (ProblemType::FreeForm, "a red ball rolls", "a red ball rolls", 1.0),
+            (ProblemType::FreeForm, "ball", "balls", 2.0 / 3.0),
+            (ProblemType::Regression, "10", "9", 0.9),
+        ] {
+            let answer = Answer::new(gold).of(kind);
+            for rule in [AnswerRule::VideoR1, AnswerRule::Appo] {
+                let score = accuracy(&answer, &format!("<think>7</think><answer>{given}</answer>"), rule).unwrap();
+                assert!((score - expected).abs() < 1e-6, "{kind} {gold} {given}: {score}");
+                assert_eq!(accuracy(&answer, given, rule), Some(0.0), "{kind}: without tags");
+            }
+        }
     }
 }

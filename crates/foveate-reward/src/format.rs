@@ -2,8 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::accuracy::is_letter;
 use crate::answer::{CLOSE, OPEN};
-use crate::{Answer, Scorer};
+use crate::python::{is_blank, strip};
+use crate::temporal_iou::{TIME, TIMED};
+use crate::{Answer, Completion, Scorer};
 
 const THINK: &str = "<think>";
 const THOUGHT: &str = "</think>";
@@ -34,6 +37,8 @@ pub enum FormatStyle {
     Appo,
     /// Ends with `<think>.*?</think>\s*<answer>.*?</answer>`, with at most one opening tag of each; text may precede.
     TwGrpo,
+    /// `<think>.*?</think>\s*<answer>.*?</answer>\s*<time>.*?</time>`, blanks around it dropped (APPO, grounding).
+    Grounding,
 }
 
 impl Scorer for Format {
@@ -41,46 +46,51 @@ impl Scorer for Format {
         "format"
     }
 
-    fn score(&self, _answer: &Answer, completion: &str) -> Option<f32> {
-        Some(format(completion, self.style))
+    fn score(&self, _answer: &Answer, completion: &Completion) -> Option<f32> {
+        Some(format(completion.text, self.style))
     }
 }
 
 /// 1 if the completion has the form, else 0.
 pub fn format(completion: &str, style: FormatStyle) -> f32 {
     let fits = match style {
-        FormatStyle::VideoR1 => whole(completion, |_| true),
-        FormatStyle::Appo => whole(completion.strip_suffix('\n').unwrap_or(completion), is_letter),
+        FormatStyle::VideoR1 => answers(completion, CLOSE).next().is_some(),
+        FormatStyle::Appo => {
+            let line = completion.strip_suffix('\n').unwrap_or(completion);
+            answers(line, CLOSE).last().is_some_and(|answer| is_letter(strip(answer)))
+        }
         FormatStyle::TwGrpo => {
             let once = |tag| completion.matches(tag).count() == 1;
             let from = completion.find(THINK).unwrap_or_default();
-            once(THINK) && once(OPEN) && whole(&completion[from..], |_| true)
+            once(THINK) && once(OPEN) && answers(&completion[from..], CLOSE).next().is_some()
+        }
+        FormatStyle::Grounding => {
+            let answer = answers(strip(completion), TIMED).next();
+            answer.is_some_and(|answer| after_joints(answer, CLOSE, TIME).next().is_some())
         }
     };
     if fits { 1.0 } else { 0.0 }
 }
 
-/// Whether the text is a thought and then an answer that is accepted, from its first to its last byte. Some `</think>`
-/// must stand directly before some `<answer>`; other tags may lie on either side of the two.
-fn whole(text: &str, accepts: impl Fn(&str) -> bool) -> bool {
-    let inside = text.strip_prefix(THINK).and_then(|rest| rest.strip_suffix(CLOSE));
-    inside.is_some_and(|inside| {
-        inside.match_indices(THOUGHT).any(|(at, _)| {
-            let answer = inside[at + THOUGHT.len()..].trim_start().strip_prefix(OPEN);
-            answer.is_some_and(&accepts)
-        })
-    })
+/// In a text from `<think>` to the closing tag given, all that could be its answer: what stands between any
+/// `</think>\s*<answer>` and the end. Other tags may lie on either side.
+fn answers<'a>(text: &'a str, close: &str) -> impl Iterator<Item = &'a str> {
+    let inside = text.strip_prefix(THINK).and_then(|rest| rest.strip_suffix(close));
+    inside.into_iter().flat_map(|inside| after_joints(inside, THOUGHT, OPEN))
 }
 
-fn is_letter(answer: &str) -> bool {
-    let answer = answer.trim();
-    answer.len() == 1 && answer.starts_with(|c: char| c.is_ascii_uppercase())
+/// What follows each place where a closing tag stands before an opening one, with nothing but blanks between.
+fn after_joints<'a>(text: &'a str, close: &'static str, open: &'static str) -> impl Iterator<Item = &'a str> {
+    text.match_indices(close)
+        .filter_map(move |(at, _)| text[at + close.len()..].trim_start_matches(is_blank).strip_prefix(open))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use FormatStyle::{Appo, TwGrpo, VideoR1};
+    use FormatStyle::{Appo, Grounding, TwGrpo, VideoR1};
+    use proptest::prelude::*;
+    use regex::Regex;
 
     /// Who accepts the completion, in the order Video-R1, APPO, TW-GRPO.
     fn accepted(completion: &str) -> [bool; 3] {
@@ -132,6 +142,57 @@ mod tests {
             "<think></answer>",
         ] {
             assert_eq!(accepted(completion), [false, false, false], "{completion}");
+        }
+    }
+
+    #[test]
+    fn grounding_wants_a_time_after_the_answer_whatever_blanks_stand_around() {
+        let fit = |text: &str| format(text, Grounding) == 1.0;
+        for text in [
+            "<think>x</think> <answer>B</answer> <time> 8.4 to 12.5, 25 to 30.2 </time>",
+            "\n<think></think><answer></answer>\n<time></time> \u{a0}",
+            "<think>x<think></think><answer>B</answer>y</answer><time>1</time></time>",
+        ] {
+            assert!(fit(text), "{text}");
+            assert_eq!(accepted(text), [false; 3], "{text}");
+        }
+        for text in [
+            "<think>x</think><answer>B</answer>",
+            "<think>x</think><time>1 to 2</time><answer>B</answer>",
+            "<think>x</think><answer>B</answer> at <time>1 to 2</time>",
+            "<think>x</think><answer>B</answer><time>1 to 2",
+            "So: <think>x</think><answer>B</answer><time>1 to 2</time>",
+            "<think>x</think><answer><time>1 to 2</time>",
+        ] {
+            assert!(!fit(text), "{text}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn every_style_is_its_regular_expression(
+            pieces in prop::collection::vec(
+                prop::sample::select(vec![
+                    "<think>", "</think>", "<answer>", "</answer>", "<time>", "</time>", "A", "b", " ", "\n", "\x1c",
+                    "<think>x</think>", "</think>\n<answer>", "<answer> A</answer>", "</answer> <time>",
+                ]),
+                0..9,
+            )
+        ) {
+            let completion = pieces.concat();
+            let blanks = |pattern: &str| pattern.replace(r"\s", r"[\s\x1c-\x1f]");
+            let matches = |pattern: &str| Regex::new(&blanks(pattern)).unwrap().is_match(&completion);
+            let once = |tag: &str| completion.matches(tag).count() <= 1;
+            let expected = [
+                matches(r"(?s)\A<think>.*?</think>\s*<answer>.*?</answer>\z"),
+                matches(r"(?s)\A<think>.*?</think>\s*<answer>\s*[A-Z]\s*</answer>\n?\z"),
+                once("<think>") && once("<answer>") && matches(r"(?s)<think>.*?</think>\s*<answer>.*?</answer>\z"),
+            ];
+            prop_assert_eq!(accepted(&completion), expected);
+            let grounded = matches(r"(?s)\A\s*<think>.*?</think>\s*<answer>.*?</answer>\s*<time>.*?</time>\s*\z");
+            prop_assert_eq!(format(&completion, Grounding) == 1.0, grounded);
         }
     }
 }

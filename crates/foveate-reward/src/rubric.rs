@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Accuracy, Answer, Format, RewardError, Scorer, SoftChoice};
+use crate::remote::Remote;
+use crate::{Accuracy, Answer, Completion, Format, Length, RemoteConfig, RewardError, Scorer, SoftChoice, TemporalIou};
 
 /// The `[reward]` table: a table per scorer, such as `accuracy = { weight = 0.9, rule = "appo" }`.
 ///
@@ -17,30 +18,40 @@ pub struct RubricConfig {
     /// Partial credit for several right letters.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub soft_choice: Option<SoftChoice>,
+    /// How well the named time spans meet those of the clues.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub temporal_iou: Option<TemporalIou>,
     /// Whether thought and answer stand in their tags.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub format: Option<Format>,
+    /// A bonus for right completions of the length wanted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub length: Option<Length>,
+    /// What a scorer behind a URL says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remote: Option<RemoteConfig>,
+}
+
+impl RubricConfig {
+    /// No scorer.
+    fn none() -> Self {
+        Self { accuracy: None, soft_choice: None, temporal_iou: None, format: None, length: None, remote: None }
+    }
 }
 
 impl Default for RubricConfig {
     fn default() -> Self {
-        Self { accuracy: Some(Accuracy::default()), soft_choice: None, format: Some(Format::default()) }
+        Self { accuracy: Some(Accuracy::default()), format: Some(Format::default()), ..Self::none() }
     }
 }
 
 /// Scorers with their weights.
 #[derive(Debug)]
 pub struct Rubric {
-    scorers: Vec<Weighted>,
-    /// Which of the scorers is the accuracy.
-    accuracy: usize,
-}
-
-#[derive(Debug)]
-struct Weighted {
-    weight: f32,
-    measures_accuracy: bool,
-    scorer: Box<dyn Scorer>,
+    /// Never empty; the first is the accuracy.
+    scorers: Vec<(f32, Box<dyn Scorer>)>,
+    length: Option<Length>,
+    remote: Option<(f32, Remote)>,
 }
 
 /// What a completion earns.
@@ -48,53 +59,97 @@ struct Weighted {
 pub struct Reward {
     /// Weighted sum; NaN if a scorer that has a weight could not score the example.
     pub total: f32,
-    /// Value of the rubric's first accuracy scorer (`accuracy`, else `soft-choice`), whatever its weight; NaN if it could
-    /// not score the example.
+    /// Value of the rubric's first accuracy scorer (`accuracy`, else `soft-choice`, else `temporal-iou`), whatever its
+    /// weight; NaN if it could not score the example.
     pub accuracy: f32,
     /// Value of each scorer before its weight; NaN where it could not score the example.
     pub breakdown: Vec<(&'static str, f32)>,
+}
+
+impl Reward {
+    fn add(&mut self, name: &'static str, weight: f32, value: Option<f32>) {
+        let value = value.unwrap_or(f32::NAN);
+        if weight > 0.0 {
+            self.total += weight * value;
+        }
+        self.breakdown.push((name, value));
+    }
 }
 
 impl Rubric {
     /// The rubric of a `[reward]` table.
     ///
     /// # Errors
-    /// If a weight is negative or not finite, or no scorer measures accuracy.
+    /// If a weight is negative or not finite, no scorer measures accuracy, the length bonus is for no length, or the
+    /// remote scorer's settings are wrong or this build has none.
     pub fn new(config: RubricConfig) -> Result<Self, RewardError> {
-        let mut scorers = Vec::new();
+        let mut scorers: Vec<(f32, Box<dyn Scorer>)> = Vec::new();
         if let Some(scorer) = config.accuracy {
-            scorers.push(Weighted { weight: scorer.weight, measures_accuracy: true, scorer: Box::new(scorer) });
+            scorers.push((scorer.weight, Box::new(scorer)));
         }
         if let Some(scorer) = config.soft_choice {
-            scorers.push(Weighted { weight: scorer.weight, measures_accuracy: true, scorer: Box::new(scorer) });
+            scorers.push((scorer.weight, Box::new(scorer)));
         }
+        if let Some(scorer) = config.temporal_iou {
+            scorers.push((scorer.weight, Box::new(scorer)));
+        }
+        let has_accuracy = !scorers.is_empty();
         if let Some(scorer) = config.format {
-            scorers.push(Weighted { weight: scorer.weight, measures_accuracy: false, scorer: Box::new(scorer) });
+            scorers.push((scorer.weight, Box::new(scorer)));
         }
-        if let Some(bad) = scorers.iter().find(|one| !(one.weight.is_finite() && one.weight >= 0.0)) {
-            return Err(RewardError::Weight { scorer: bad.scorer.name(), weight: bad.weight });
+        let mut weights: Vec<_> = scorers.iter().map(|(weight, scorer)| (scorer.name(), *weight)).collect();
+        weights.extend(config.length.iter().map(|length| (LENGTH, length.weight)));
+        weights.extend(config.remote.iter().map(|remote| (REMOTE, remote.weight)));
+        if let Some(&(scorer, weight)) = weights.iter().find(|(_, weight)| !(weight.is_finite() && *weight >= 0.0)) {
+            return Err(RewardError::Weight { scorer, weight });
         }
-        match scorers.iter().position(|one| one.measures_accuracy) {
-            Some(accuracy) => Ok(Self { scorers, accuracy }),
-            None => Err(RewardError::NoAccuracy { scorers: scorers.iter().map(|one| one.scorer.name()).collect() }),
+        if !has_accuracy {
+            return Err(RewardError::NoAccuracy { scorers: weights.into_iter().map(|(scorer, _)| scorer).collect() });
         }
+        if let Some(&Length { min, max, .. }) = config.length.as_ref().filter(|length| length.min > length.max) {
+            return Err(RewardError::Length { min, max });
+        }
+        let remote = config.remote.map(|config| Ok((config.weight, Remote::new(&config)?))).transpose()?;
+        Ok(Self { scorers, length: config.length, remote })
     }
 
-    /// What a completion earns for an example with this answer.
-    pub fn score(&self, answer: &Answer, completion: &str) -> Reward {
-        let breakdown: Vec<_> = self
-            .scorers
-            .iter()
-            .map(|one| (one.scorer.name(), one.scorer.score(answer, completion).unwrap_or(f32::NAN)))
-            .collect();
-        let weighted = self.scorers.iter().zip(&breakdown).filter(|(one, _)| one.weight > 0.0);
-        Reward {
-            total: weighted.map(|(one, (_, value))| one.weight * value).sum(),
-            accuracy: breakdown[self.accuracy].1,
-            breakdown,
+    /// What a completion earns for an example with this answer, all but the remote scorer's part.
+    pub fn score<'a>(&self, answer: &Answer, completion: impl Into<Completion<'a>>) -> Reward {
+        let completion = completion.into();
+        let mut reward = Reward { total: 0.0, accuracy: f32::NAN, breakdown: Vec::new() };
+        for (weight, scorer) in &self.scorers {
+            reward.add(scorer.name(), *weight, scorer.score(answer, &completion));
         }
+        reward.accuracy = reward.breakdown[0].1;
+        if let Some(length) = &self.length {
+            reward.add(LENGTH, length.weight, length.score(completion.tokens, reward.accuracy));
+        }
+        reward
+    }
+
+    /// What each completion of one prompt earns. A remote scorer is asked once for all of them, and the thread waits
+    /// for it: inside an asynchronous task call this where blocking is allowed.
+    ///
+    /// # Errors
+    /// If the remote scorer gives no scores, asked as often as its settings allow.
+    pub fn score_group(
+        &self,
+        prompt: &str,
+        answer: &Answer,
+        completions: &[Completion],
+    ) -> Result<Vec<Reward>, RewardError> {
+        let mut rewards: Vec<_> = completions.iter().map(|completion| self.score(answer, *completion)).collect();
+        if let Some((weight, remote)) = self.remote.as_ref().filter(|_| !completions.is_empty()) {
+            for (reward, value) in rewards.iter_mut().zip(remote.scores(prompt, answer, completions)?) {
+                reward.add(REMOTE, *weight, value);
+            }
+        }
+        Ok(rewards)
     }
 }
+
+const LENGTH: &str = "length";
+const REMOTE: &str = "remote";
 
 #[cfg(test)]
 mod tests {
@@ -147,7 +202,7 @@ mod tests {
     fn a_rubric_without_accuracy_or_with_a_bad_weight_is_an_error() {
         assert_eq!(
             rubric(json!({"format": {}})).unwrap_err().to_string(),
-            "no scorer measures accuracy: expected one of accuracy, soft-choice; found format"
+            "no scorer measures accuracy: expected one of accuracy, soft-choice, temporal-iou; found format"
         );
         assert_eq!(
             rubric(json!({"accuracy": {"weight": -1.0}})).unwrap_err().to_string(),
@@ -165,5 +220,68 @@ mod tests {
         );
         let rule = error(json!({"accuracy": {"rule": "strict"}}));
         assert!(rule.contains("`video-r1`") && rule.contains("`appo`"), "{rule}");
+    }
+
+    #[test]
+    fn accuracy_is_that_of_the_first_scorer_that_measures_it() {
+        let grounded = rubric(json!({"temporal-iou": {"bins": "seconds"}, "format": {"style": "grounding"}})).unwrap();
+        let answer = Answer::new("B").with_times(vec![[2.0, 4.0]]);
+        let reward = grounded.score(&answer, "<think>x</think><answer>B</answer><time>2.5 to 2.9</time>");
+        assert_eq!(reward.breakdown, [("temporal-iou", 0.5), ("format", 1.0)]);
+        assert_eq!((reward.accuracy, reward.total), (0.5, 0.6));
+    }
+
+    #[test]
+    fn the_length_bonus_goes_by_the_accuracy() {
+        let rubric = rubric(json!({"accuracy": {"weight": 1.0}, "length": {"min": 2, "max": 3}})).unwrap();
+        let total = |answer, tokens| rubric.score(&Answer::new(answer), Completion { text: RIGHT, tokens }).total;
+        assert_eq!([total("B", Some(3)), total("B", Some(4)), total("C", Some(3))], [1.2, 1.0, 0.0]);
+        assert!(total("B", None).is_nan());
+    }
+
+    #[test]
+    fn a_group_is_scored_as_its_completions_are() {
+        let rubric = Rubric::new(RubricConfig::default()).unwrap();
+        let completions = [RIGHT, "B", ""].map(Completion::from);
+        let answer = Answer::new("B");
+        let group = rubric.score_group("Which?", &answer, &completions).unwrap();
+        assert_eq!(group, completions.map(|completion| rubric.score(&answer, completion)));
+        assert!(rubric.score_group("Which?", &answer, &[]).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_bad_weight_or_length_of_any_scorer_is_an_error() {
+        let error = |name: &str, table: serde_json::Value| {
+            rubric(json!({"accuracy": {}, name: table})).unwrap_err().to_string()
+        };
+        assert!(error("length", json!({"weight": -0.5})).starts_with("the weight of scorer length is -0.5"));
+        assert!(
+            error("temporal-iou", json!({"weight": -0.5})).starts_with("the weight of scorer temporal-iou is -0.5")
+        );
+        let remote = json!({"url": "http://localhost/", "weight": -0.5});
+        assert!(error("remote", remote).starts_with("the weight of scorer remote is -0.5"));
+        assert_eq!(
+            error("length", json!({"min": 5, "max": 4})),
+            "the length bonus is for 5 to 4 tokens, expected min at most max"
+        );
+    }
+
+    #[cfg(not(feature = "remote"))]
+    #[test]
+    fn a_build_without_the_remote_scorer_refuses_it() {
+        let error = rubric(json!({"accuracy": {}, "remote": {"url": "http://localhost/"}})).unwrap_err().to_string();
+        assert!(error.contains("http://localhost/") && error.contains("without the feature `remote`"), "{error}");
+    }
+
+    #[test]
+    fn a_table_is_written_back_as_it_was_read() {
+        for table in [
+            json!({"accuracy": {"weight": 1.0, "rule": "video-r1"}, "format": {"weight": 0.5, "style": "grounding"}}),
+            json!({"soft-choice": {"weight": 1.0}, "format": {"weight": 1.0, "style": "tw-grpo"}}),
+            json!({"temporal-iou": {"weight": 1.0, "bins": "exact"}, "length": {"weight": 0.5, "min": 1, "max": 2}}),
+        ] {
+            let config: RubricConfig = serde_json::from_value(table.clone()).unwrap();
+            assert_eq!(serde_json::to_value(config).unwrap(), table);
+        }
     }
 }
