@@ -5,14 +5,15 @@
 use std::{collections::BTreeMap, path::Path, process::Command};
 
 /// The layers, lowest first: each may use only those before it.
-const LAYERS: &[&str] = &["foveate-video", "foveate-reward", "foveate-algo", "foveate-policy", "trainer"];
+const LAYERS: &[&str] =
+    &["foveate-video", "foveate-reward", "foveate-data", "foveate-algo", "foveate-policy", "trainer"];
 
 /// Libraries that the design keeps to some layers, and those layers.
 const KEPT_TO: &[(&str, &[&str])] = &[
     ("ffmpeg-next", &["foveate-video"]),
     ("tch", &["foveate-policy", "trainer"]),
     ("tokenizers", &["foveate-policy"]),
-    ("minijinja", &["foveate-policy"]),
+    ("minijinja", &["foveate-data", "foveate-policy"]),
     ("clap", &["trainer"]),
     ("anyhow", &["trainer"]),
 ];

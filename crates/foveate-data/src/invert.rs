@@ -1,0 +1,187 @@
+//! Question-answer inversion: a question is negated, and what was wrong becomes right (TW-GRPO, arXiv 2505.24718, section 3.3).
+
+use rand::seq::{IndexedRandom, SliceRandom};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::{Example, letter};
+
+/// Whose words are negated, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Style {
+    /// The second word, if it is one of a list.
+    NextGqa,
+    /// The beginning of the question, or its second word, by a list.
+    Star,
+}
+
+/// Which questions of a file are inverted.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Inversion {
+    /// Whose words.
+    pub style: Style,
+    /// Probability that a question is inverted. TW-GRPO: 0.5.
+    pub probability: f64,
+    /// Whether the answers of a question whose wording cannot be negated are inverted all the same, as the released script
+    /// does: it then asks for what it does not say.
+    pub as_released: bool,
+    /// Seed; the same seed gives the same file.
+    pub seed: u64,
+}
+
+/// Words and what negates them.
+const NEXT: &[(&str, &str)] = &[
+    ("did", "didn't"),
+    ("does", "doesn't"),
+    ("do", "don't"),
+    ("is", "isn't"),
+    ("are", "aren't"),
+    ("was", "wasn't"),
+    ("were", "weren't"),
+];
+
+/// In the order in which they are tried.
+const STAR: &[(&str, &str)] = &[
+    ("did", "didn't"),
+    ("was", "wasn't"),
+    ("able", "unable"),
+    ("would", "wouldn't"),
+    ("what will", "what won't"),
+    ("what happened", "what didn't happen"),
+];
+
+impl Inversion {
+    /// The example as it stands in the new file, `negated` set; `number` is its place in the old one.
+    ///
+    /// Only a question with one right letter and a wrong option can be inverted; any other stays as it is.
+    pub fn apply(&self, example: Example, number: u64) -> Example {
+        let mut random = ChaCha8Rng::seed_from_u64(self.seed);
+        random.set_stream(number);
+        let chosen = random.random_bool(self.probability);
+        let right = (0..example.options.len()).find(|index| letter(*index) == example.answer);
+        let question = negated(self.style, &example.question);
+        match (right, question) {
+            (Some(right), question)
+                if chosen && example.options.len() > 1 && (question.is_some() || self.as_released) =>
+            {
+                inverted(example, right, question, &mut random)
+            }
+            _ => Example { negated: Some(false), ..example },
+        }
+    }
+}
+
+/// Keeps 1 to all of the wrong options, adds the old answer, and shuffles: all but the old answer are right now.
+fn inverted(example: Example, right: usize, question: Option<String>, random: &mut ChaCha8Rng) -> Example {
+    let wrong: Vec<usize> = (0..example.options.len()).filter(|index| *index != right).collect();
+    let count = random.random_range(1..=wrong.len());
+    let mut kept: Vec<usize> = wrong.choose_multiple(random, count).copied().collect();
+    kept.push(right);
+    kept.shuffle(random);
+    let letters: Vec<String> = (0..kept.len()).filter(|place| kept[*place] != right).map(letter).collect();
+    Example {
+        question: question.unwrap_or_else(|| example.question.to_lowercase()),
+        options: kept.iter().map(|index| example.options[*index].clone()).collect(),
+        answer: letters.join(","),
+        negated: Some(true),
+        ..example
+    }
+}
+
+/// The question in lower case with its negation; `None` if it has no word to negate.
+pub fn negated(style: Style, question: &str) -> Option<String> {
+    let question = question.to_lowercase();
+    let words: Vec<&str> = question.split_whitespace().collect();
+    let second = |list: &[(&str, &str)]| {
+        let word = words.get(1)?;
+        let (_, negation) = list.iter().find(|(known, _)| known == word)?;
+        let rest = words.get(2..).unwrap_or_default();
+        Some([&[words[0], *negation], rest].concat().join(" "))
+    };
+    match style {
+        Style::NextGqa => second(NEXT),
+        Style::Star => {
+            let begins = STAR.iter().find(|(word, _)| question.starts_with(word));
+            let begins = begins.map(|(word, negation)| question.replacen(word, negation, 1));
+            begins.or_else(|| second(STAR))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn next_questions_are_negated_at_their_second_word() {
+        let next = |question: &str| negated(Style::NextGqa, question);
+        assert_eq!(next("Why did the boy  run?").unwrap(), "why didn't the boy run?");
+        assert_eq!(next("what were they doing").unwrap(), "what weren't they doing");
+        assert_eq!(next("how is it").unwrap(), "how isn't it");
+        for other in ["Did he run?", "why the boy did run", "where", "", "what diddly"] {
+            assert_eq!(next(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn star_questions_are_negated_at_their_beginning_or_second_word() {
+        let star = |question: &str| negated(Style::Star, question);
+        assert_eq!(star("What will the person do next?").unwrap(), "what won't the person do next?");
+        assert_eq!(star("What happened after?").unwrap(), "what didn't happen after?");
+        assert_eq!(star("Which did they take?").unwrap(), "which didn't they take?");
+        assert_eq!(star("Did he sit, or did he stand?").unwrap(), "didn't he sit, or did he stand?");
+        assert_eq!(star("Which object was taken?"), None);
+    }
+
+    fn example(options: usize, right: usize) -> Example {
+        Example {
+            question: "Why did it fall?".into(),
+            options: (0..options).map(|index| format!("option {index}")).collect(),
+            answer: letter(right),
+            ..Example::default()
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_inverted_question_has_answers_and_none_is_the_old_one(
+            options in 2usize..8, right in 0usize..8, seed: u64, number: u64,
+        ) {
+            let before = example(options, right % options);
+            let all = Inversion { style: Style::NextGqa, probability: 1.0, as_released: false, seed };
+            let after = all.apply(before.clone(), number);
+            prop_assert_eq!(&after, &all.apply(before.clone(), number));
+            prop_assert_eq!(after.negated, Some(true));
+            let texts: BTreeSet<&String> = after.options.iter().collect();
+            prop_assert!(texts.len() == after.options.len() && texts.iter().all(|text| before.options.contains(text)));
+            let old = &before.options[right % options];
+            let letters: Vec<&str> = after.answer.split(',').collect();
+            prop_assert!(!letters.is_empty() && letters.len() + 1 == after.options.len());
+            for (index, text) in after.options.iter().enumerate() {
+                prop_assert_eq!(letters.contains(&letter(index).as_str()), text != old);
+            }
+        }
+    }
+
+    #[test]
+    fn half_are_inverted_and_what_cannot_be_stays_as_it_is() {
+        let half = Inversion { style: Style::NextGqa, probability: 0.5, as_released: false, seed: 3 };
+        let negated = (0..1000).filter(|number| half.apply(example(4, 1), *number).negated == Some(true)).count();
+        assert!((440..560).contains(&negated), "{negated}");
+
+        let all = Inversion { probability: 1.0, ..half };
+        let plain = Example { question: "Where?".into(), ..example(4, 1) };
+        assert_eq!(all.apply(plain.clone(), 0), Example { negated: Some(false), ..plain.clone() });
+        let released = Inversion { as_released: true, ..all }.apply(plain, 0);
+        assert_eq!((released.negated, released.question.as_str()), (Some(true), "where?"));
+        for one in [Example { answer: "A,B".into(), ..example(4, 1) }, example(1, 0), Example::default()] {
+            assert_eq!(all.apply(one.clone(), 0), Example { negated: Some(false), ..one });
+        }
+    }
+}

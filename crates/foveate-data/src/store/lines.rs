@@ -1,0 +1,26 @@
+//! A JSON value on each line.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Result, Seek, SeekFrom};
+
+use super::Span;
+
+/// The lines that are not blank.
+pub(super) fn index(mut file: &File) -> Result<Vec<Span>> {
+    file.seek(SeekFrom::Start(0))?;
+    let mut reader = BufReader::new(file);
+    let (mut spans, mut start, mut number) = (Vec::new(), 0u64, 0u32);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let read = reader.read_until(b'\n', &mut line)?;
+        if read == 0 {
+            return Ok(spans);
+        }
+        number += 1;
+        if !line.trim_ascii().is_empty() {
+            spans.push(Span { start, length: read as u32, number, key: 0 });
+        }
+        start += read as u64;
+    }
+}
