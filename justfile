@@ -26,6 +26,15 @@ ablate NAME *args:
     shift && cargo run -p trainer -- compare "configs/ablations/{{NAME}}.toml" \
         --report "docs/results/ablate-{{NAME}}.md" "$@"
 
+# answer the held-out scenes with the embedded model; takes trainer eval's options
+eval-demo *args: scenes
+    cargo run -p trainer -- eval --model data/tiny-vlm --data data/scenes/test.jsonl --output runs/eval-demo.jsonl \
+        --config configs/demo/base.toml "$@"
+
+[private]
+scenes:
+    cargo run -p trainer -- data scenes --output data/scenes
+
 # make data/tiny-vlm, the embedded model, from random weights
 make-tiny-vlm:
     scripts/make-tiny-vlm
@@ -55,6 +64,8 @@ clippy:
 [private]
 unit:
     cargo test --workspace
+    cargo test -p foveate-reward --features remote
+    cargo test -p foveate-data --features parquet
 
 # API documentation, in target/doc
 docs:

@@ -49,6 +49,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         temperature: 1.0,
         top_p: 1.0,
         top_k: 0,
+        repetition_penalty: 1.0,
         max_rows: 0,
         observe: Observe::default(),
     };

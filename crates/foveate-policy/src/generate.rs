@@ -10,7 +10,7 @@ use crate::{
     model::Vlm,
     qwen::{cache::Sizes, decode::Decoder, frames::FrameProbe, pack::Pack, text::Wanted},
     records::{Records, Seen},
-    sample::{Draw, SamplingParams, sample, uniforms},
+    sample::{Draw, Repetition, SamplingParams, sample, uniforms},
 };
 
 /// The completions drawn for one prompt, and what [`crate::Observe`] asked to keep of them. T is the longest completion
@@ -77,6 +77,7 @@ struct Generation<'a> {
     uniforms: Tensor, // [(B + 1) * T], T the longest completion allowed
     ends: Tensor,     // [V] bool
     records: Records,
+    repetition: Option<Repetition>,
 }
 
 /// A prompt after its only pass.
@@ -111,6 +112,7 @@ impl<'a> Generation<'a> {
             decoder: Decoder::new(&model.text),
             uniforms: uniforms(draws, params.max_new_tokens, device),
             records: Records::new(&sizes, Layout::new(draws), params.max_new_tokens, params.observe),
+            repetition: Repetition::new(draws, params, text.vocab_size),
             model,
             draws,
             params,
@@ -164,7 +166,13 @@ impl<'a> Generation<'a> {
     /// The next token of every row from its hidden state `[B, D]`, recorded in its place.
     fn draw(&mut self, hidden: Tensor, frame_attention: Option<Tensor>, places: &Tensor) -> Tensor {
         let uniform = self.uniforms.index_select(0, places);
-        let drawn = sample(&self.head.logits(&hidden), self.params, &uniform);
+        let logits = self.head.logits(&hidden);
+        let logits =
+            self.repetition.as_ref().map_or_else(|| logits.shallow_clone(), |seen| seen.penalised(&logits, places));
+        let drawn = sample(&logits, self.params, &uniform);
+        if let Some(repetition) = &mut self.repetition {
+            repetition.note(&drawn.ids, places);
+        }
         let entropy = self.params.observe.entropy.then(|| drawn.entropy());
         self.records
             .put(places, &Seen { ids: &drawn.ids, logprobs: &drawn.logprobs, entropy, hidden, frame_attention });

@@ -33,6 +33,9 @@ pub struct SamplingParams {
     pub top_p: f64,
     /// So many likeliest tokens; 0 keeps all.
     pub top_k: usize,
+    /// What the logits of tokens that stand in the prompt or in the completion so far are divided by where positive and
+    /// multiplied with where negative (Keskar et al., arXiv 1909.05858, and transformers); 1 leaves them as they are.
+    pub repetition_penalty: f64,
     /// Most completions that are drawn at a time, a single prompt's aside; 0 draws those of all prompts together. It
     /// bounds memory and, but for rounding, changes no token.
     pub max_rows: usize,
@@ -43,7 +46,15 @@ pub struct SamplingParams {
 impl SamplingParams {
     /// Greedy decoding.
     pub fn greedy(max_new_tokens: usize) -> Self {
-        Self { max_new_tokens, temperature: 0.0, top_p: 1.0, top_k: 0, max_rows: 0, observe: Observe::default() }
+        Self {
+            max_new_tokens,
+            temperature: 0.0,
+            top_p: 1.0,
+            top_k: 0,
+            repetition_penalty: 1.0,
+            max_rows: 0,
+            observe: Observe::default(),
+        }
     }
 
     pub(crate) fn check(&self) -> Result<(), PolicyError> {
@@ -58,6 +69,9 @@ impl SamplingParams {
         }
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
             return Err(wrong("top_p", "a number above 0 and at most 1", self.top_p.to_string()));
+        }
+        if !(self.repetition_penalty > 0.0 && self.repetition_penalty.is_finite()) {
+            return Err(wrong("repetition_penalty", "a number above 0", self.repetition_penalty.to_string()));
         }
         Ok(())
     }
@@ -126,6 +140,46 @@ impl Drawn {
     }
 }
 
+/// Which tokens each completion must not repeat lightly.
+#[derive(Debug)]
+pub(crate) struct Repetition {
+    penalty: f64,
+    /// Longest completion, T: place `row * T + t` is of row `row`.
+    length: i64,
+    seen: Tensor, // [B + 1, V] bool, the last row is no completion
+}
+
+impl Repetition {
+    /// With every completion's prompt noted; `None` if nothing is penalised.
+    pub(crate) fn new(draws: &[Draw<'_>], params: &SamplingParams, vocabulary: i64) -> Option<Self> {
+        let device = draws.first()?.prompt.ids.device();
+        let of_prompt = |draw: &Draw<'_>| {
+            let row = Tensor::zeros([vocabulary], (Kind::Bool, device)).index_fill(0, &draw.prompt.ids, 1);
+            row.unsqueeze(0).expand([draw.completions as i64, vocabulary], false)
+        };
+        let none = Tensor::zeros([1, vocabulary], (Kind::Bool, device));
+        let rows: Vec<Tensor> = draws.iter().map(of_prompt).chain([none]).collect();
+        let (penalty, length) = (params.repetition_penalty, params.max_new_tokens as i64);
+        (penalty != 1.0).then(|| Self { penalty, length, seen: Tensor::cat(&rows, 0) })
+    }
+
+    fn rows(&self, places: &Tensor) -> Tensor {
+        places.divide_scalar_mode(self.length, "floor")
+    }
+
+    /// Logits `[B, V]` of these places, those of seen tokens lowered.
+    pub(crate) fn penalised(&self, logits: &Tensor, places: &Tensor) -> Tensor {
+        let lowered = (logits * self.penalty).where_self(&logits.lt(0.0), &(logits / self.penalty));
+        lowered.where_self(&self.seen.index_select(0, &self.rows(places)), logits)
+    }
+
+    /// Notes the tokens `[B]` drawn for these places.
+    pub(crate) fn note(&mut self, ids: &Tensor, places: &Tensor) {
+        let seen = Tensor::ones_like(ids).to_kind(Kind::Bool);
+        let _ = self.seen.index_put_(&[Some(self.rows(places)), Some(ids.shallow_clone())], &seen, false);
+    }
+}
+
 /// One token per row: logits `[B, V]` (temperature applied), uniform numbers `[B]`.
 pub(crate) fn sample(logits: &Tensor, params: &SamplingParams, uniform: &Tensor) -> Drawn {
     let probabilities = logits.softmax(-1, Kind::Float);
@@ -164,7 +218,15 @@ mod tests {
     use super::*;
 
     fn params(temperature: f64, top_p: f64, top_k: usize) -> SamplingParams {
-        SamplingParams { max_new_tokens: 4, temperature, top_p, top_k, max_rows: 0, observe: Observe::default() }
+        SamplingParams {
+            max_new_tokens: 4,
+            temperature,
+            top_p,
+            top_k,
+            repetition_penalty: 1.0,
+            max_rows: 0,
+            observe: Observe::default(),
+        }
     }
 
     fn draw(probabilities: &[f32], uniform: f32, params: &SamplingParams) -> i64 {
@@ -206,6 +268,18 @@ mod tests {
             assert_ne!(draw(&[0.3, 0.6, 0.1], uniform, &params(1.0, 0.7, 0)), 2);
             assert_eq!(draw(&[0.3, 0.6, 0.1], uniform, &params(0.0, 1.0, 0)), 1);
         }
+    }
+
+    #[test]
+    fn seen_tokens_lose_whatever_the_sign_of_their_logit() {
+        let seen = Tensor::from_slice(&[true, true, false, false, false, false]).view([2, 3]);
+        let mut repetition = Repetition { penalty: 2.0, length: 4, seen };
+        let logits = Tensor::from_slice(&[1.0f32, -1.0, 3.0, 1.0, -1.0, 3.0]).view([2, 3]);
+        let places = Tensor::from_slice(&[2i64, 5]);
+        let penalised = |repetition: &Repetition| Vec::<f32>::try_from(repetition.penalised(&logits, &places).view(-1));
+        assert_eq!(penalised(&repetition).unwrap(), [0.5, -2.0, 3.0, 1.0, -1.0, 3.0]);
+        repetition.note(&Tensor::from_slice(&[2i64, 1]), &places);
+        assert_eq!(penalised(&repetition).unwrap(), [0.5, -2.0, 1.5, 1.0, -2.0, 3.0]);
     }
 
     #[test]

@@ -44,7 +44,7 @@ impl CacheKey {
 
 /// A directory of prepared frames: one safetensors file per key with `frames` u8 `[N, H, W, 3]`, `indices` i64 `[N]`,
 /// `times` f64 `[N]`, `video` f64 `[2]` (total frames, duration in seconds), and of the video file that they are from
-/// `changed` i64 `[1]` (nanoseconds since 1970) and `hash` u8 `[32]` (BLAKE3).
+/// `changed` i64 `[1]` (nanoseconds since 1970) and `hash` u8 `[32]` (BLAKE3); `seal` u8 `[32]` tells damage to any byte.
 #[derive(Debug, Clone)]
 pub struct FrameCache {
     dir: PathBuf,
@@ -75,7 +75,8 @@ impl FrameCache {
     /// disk refuses.
     pub fn put(&self, key: &CacheKey, video: &Path, frames: &Frames) -> Result<(), VideoError> {
         let source = Source { changed: changed(video)?, hash: hash(video)? };
-        if self.entry(key)?.is_some_and(|(_, other)| other.hash != source.hash) {
+        // A damaged entry is written anew.
+        if self.entry(key).ok().flatten().is_some_and(|(_, other)| other.hash != source.hash) {
             let reason = format!(
                 "it holds frames of another video, or of an earlier one, with the name of {}; remove it, or prepare into \
                  a folder of its own",
@@ -85,6 +86,24 @@ impl FrameCache {
         }
         let bytes = serialise(frames, &source).map_err(|reason| VideoError::Picture { reason })?;
         write_atomic(&self.path(key), &bytes)
+    }
+
+    /// Bytes of all entries on disk.
+    ///
+    /// # Errors
+    /// [`VideoError::Io`] if a folder cannot be read.
+    pub fn bytes(&self) -> Result<u64, VideoError> {
+        let mut bytes = 0;
+        let listed = |folder: &Path| match fs::read_dir(folder) {
+            Ok(entries) => entries.collect::<Result<Vec<_>, _>>().map_err(|e| VideoError::io(folder, e)),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(e) => Err(VideoError::io(folder, e)),
+        };
+        for folder in listed(&self.dir)?.into_iter().map(|entry| entry.path()).filter(|path| path.is_dir()) {
+            let entries = listed(&folder)?;
+            bytes += entries.iter().filter_map(|entry| Some(entry.metadata().ok()?.len())).sum::<u64>();
+        }
+        Ok(bytes)
     }
 
     fn entry(&self, key: &CacheKey) -> Result<Option<(Frames, Source)>, VideoError> {
@@ -143,12 +162,30 @@ fn serialise(frames: &Frames, source: &Source) -> Result<Vec<u8>, String> {
         ("video", view(Dtype::F64, vec![2], &video)?),
         ("changed", view(Dtype::I64, vec![1], &changed)?),
         ("hash", view(Dtype::U8, vec![32], &source.hash)?),
+        ("seal", view(Dtype::U8, vec![32], &[0; 32])?),
     ];
-    safetensors::serialize(tensors, None).map_err(|e| e.to_string())
+    let mut bytes = safetensors::serialize(tensors, None).map_err(|e| e.to_string())?;
+    let at = seal_in(&bytes, &SafeTensors::deserialize(&bytes).map_err(|e| e.to_string())?)?;
+    let seal = blake3::hash(&bytes);
+    bytes[at].copy_from_slice(seal.as_bytes());
+    Ok(bytes)
+}
+
+/// Where the seal stands: BLAKE3 of the whole file with the seal itself as zeros.
+fn seal_in(bytes: &[u8], file: &SafeTensors<'_>) -> Result<std::ops::Range<usize>, String> {
+    let seal = file.tensor("seal").map_err(|e| e.to_string())?.data();
+    let start = seal.as_ptr() as usize - bytes.as_ptr() as usize;
+    if seal.len() == 32 { Ok(start..start + 32) } else { Err("`seal`: expected 32 bytes".to_owned()) }
 }
 
 fn parse(bytes: &[u8]) -> Result<(Frames, Source), String> {
     let file = SafeTensors::deserialize(bytes).map_err(|e| e.to_string())?;
+    let at = seal_in(bytes, &file)?;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&bytes[..at.start]).update(&[0; 32]).update(&bytes[at.end..]);
+    if hasher.finalize().as_bytes() != &bytes[at] {
+        return Err("the file is damaged: its contents do not have their hash".to_owned());
+    }
     let tensor = |name, dtype| {
         let tensor = file.tensor(name).map_err(|e| e.to_string())?;
         if tensor.dtype() == dtype {
@@ -250,12 +287,23 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_entry_is_named() {
+    fn damage_to_any_byte_is_noticed_and_mended_by_putting_the_frames_again() {
         let (_dir, cache, video) = filled();
         let path = cache.path(&key("a.mp4", 3));
         let bytes = fs::read(&path).unwrap();
-        write_atomic(&path, &bytes[..bytes.len() - 5]).unwrap();
-        let error = cache.get(&key("a.mp4", 3), &video).unwrap_err().to_string();
-        assert!(error.contains(path.to_str().unwrap()), "{error}");
+        let noticed = |damaged: &[u8]| {
+            write_atomic(&path, damaged).unwrap();
+            let error = cache.get(&key("a.mp4", 3), &video).unwrap_err().to_string();
+            assert!(error.contains(path.to_str().unwrap()), "{error}");
+        };
+        noticed(&bytes[..bytes.len() - 5]);
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 4;
+            noticed(&damaged);
+        }
+        cache.put(&key("a.mp4", 3), &video, &frames()).unwrap();
+        assert_eq!(cache.get(&key("a.mp4", 3), &video).unwrap(), Some(frames()));
+        assert_eq!(cache.bytes().unwrap(), bytes.len() as u64);
     }
 }

@@ -50,6 +50,8 @@ pub struct Patches {
     pub indices: Vec<usize>,
     /// Time of each sampled frame, seconds.
     pub times: Vec<f64>,
+    /// Length of the whole video, seconds; 0 for an image.
+    pub duration: f64,
     fingerprint: [u8; 32],
 }
 
@@ -58,12 +60,12 @@ impl Patches {
     /// order of the arguments see the fields. Hashes the pixels, and so belongs on a thread that prepares data.
     pub fn new(pixels: Array2<f32>, grid: Grid, second_per_grid: f32) -> Self {
         let fingerprint = fingerprint(&pixels, grid, second_per_grid);
-        Self { pixels, grid, second_per_grid, indices: Vec::new(), times: Vec::new(), fingerprint }
+        Self { pixels, grid, second_per_grid, indices: Vec::new(), times: Vec::new(), duration: 0.0, fingerprint }
     }
 
-    /// The same patches with the index and the time (seconds) in the video of each of their frames.
-    pub fn sampled_at(self, indices: Vec<usize>, times: Vec<f64>) -> Self {
-        Self { indices, times, ..self }
+    /// The same patches as those of frames with these indices and times (seconds) in a video of `duration` seconds.
+    pub fn sampled_at(self, indices: Vec<usize>, times: Vec<f64>, duration: f64) -> Self {
+        Self { indices, times, duration, ..self }
     }
 
     /// BLAKE3 of pixels, grid and seconds per grid as [`Patches::new`] was given them: what a model makes of two patches
@@ -196,6 +198,6 @@ mod tests {
         let turned = pixels.t().as_standard_layout().into_owned().reversed_axes();
         let first = Patches::new(pixels, GRID, 1.0);
         assert_eq!(first.fingerprint(), Patches::new(turned, GRID, 1.0).fingerprint());
-        assert_eq!(first.fingerprint(), first.clone().sampled_at(vec![5, 6], vec![0.5, 0.6]).fingerprint());
+        assert_eq!(first.fingerprint(), first.clone().sampled_at(vec![5, 6], vec![0.5, 0.6], 9.0).fingerprint());
     }
 }

@@ -36,6 +36,20 @@ pub struct ImageProcessor {
 }
 
 impl ImageProcessor {
+    /// What the released Qwen2.5-VL models ask for: patches of 14, merged by 2, in pairs of frames, CLIP's mean and standard
+    /// deviation, 56 x 56 to 28 x 28 x 16,384 pixels.
+    pub fn released() -> Self {
+        Self {
+            patch_size: 14,
+            merge_size: 2,
+            temporal_patch_size: 2,
+            image_mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
+            image_std: [0.268_629_55, 0.261_302_6, 0.275_777_1],
+            min_pixels: 56 * 56,
+            max_pixels: 28 * 28 * 16_384,
+        }
+    }
+
     /// Reads `preprocessor_config.json` in a model directory. The pixel bounds may stand as `min_pixels` and
     /// `max_pixels` or inside `size`, as newer files write them (`shortest_edge`, `longest_edge`).
     ///
@@ -129,7 +143,11 @@ impl ImageProcessor {
     pub fn video(&self, frames: &Frames, time_scale: TimeScale) -> Result<Patches, VideoError> {
         let (pixels, grid) = patchify(self, &frames.images)?;
         let seconds = second_per_grid(frames, self.temporal_patch_size, time_scale);
-        Ok(Patches::new(pixels, grid, seconds).sampled_at(frames.indices.clone(), frames.times.clone()))
+        Ok(Patches::new(pixels, grid, seconds).sampled_at(
+            frames.indices.clone(),
+            frames.times.clone(),
+            frames.duration,
+        ))
     }
 
     /// Patches of one image, resized into the budget; it fills a whole temporal grid.
@@ -139,7 +157,7 @@ impl ImageProcessor {
     pub fn image(&self, image: &RgbImage, budget: &PixelBudget) -> Result<Patches, VideoError> {
         let size = self.target_size(image.dimensions(), 1, budget)?;
         let (pixels, grid) = patchify(self, &[resize_bicubic(image, size)])?;
-        Ok(Patches::new(pixels, grid, 0.0).sampled_at(vec![0], vec![0.0]))
+        Ok(Patches::new(pixels, grid, 0.0).sampled_at(vec![0], vec![0.0], 0.0))
     }
 
     /// Normalised value of each level of each channel.

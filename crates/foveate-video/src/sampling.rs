@@ -29,6 +29,13 @@ pub enum Sampling {
     Indices(Vec<usize>),
     /// What is on the screen at these times, seconds from the first frame.
     Times(Vec<f64>),
+    /// Some of the frames that appear within a part of the video.
+    Within {
+        /// Where the part begins and ends, seconds from the first frame; it may end after the video.
+        span: [f64; 2],
+        /// How they are picked, as if the part were a video.
+        sampling: Box<Sampling>,
+    },
 }
 
 impl Sampling {
@@ -51,6 +58,13 @@ impl Sampling {
                     return Err(bad(format!("frame {outside} is outside the video of {total} frames")));
                 }
                 indices.clone()
+            }
+            Self::Within { span: [start, end], sampling } => {
+                let first = index_at(times, duration, *start)?;
+                let after = times.partition_point(|&time| time < *end).max(first + 1);
+                let part: Vec<f64> = times[first..after].iter().map(|time| time - times[first]).collect();
+                let length = end.min(duration) - times[first];
+                sampling.indices(&part, length)?.into_iter().map(|index| first + index).collect()
             }
             Self::Times(wanted) => wanted.iter().map(|&t| index_at(times, duration, t)).collect::<Result<_, _>>()?,
         };
@@ -119,6 +133,19 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_part_is_sampled_as_if_it_were_a_video() {
+        let times: Vec<f64> = (0..40).map(|frame| f64::from(frame) * 0.25).collect();
+        let within = |span, sampling| Sampling::Within { span, sampling: Box::new(sampling) }.indices(&times, 10.0);
+        let uniform = Sampling::Uniform { frames: 4 };
+        assert_eq!(within([2.0, 3.0], uniform.clone()).unwrap(), [8, 9, 10, 11]);
+        assert_eq!(within([9.5, 99.0], uniform.clone()).unwrap(), [38, 38, 39, 39]);
+        assert_eq!(within([3.0, 3.0], uniform.clone()).unwrap(), [12; 4]);
+        let by_rate = Sampling::Fps { fps: 2.0, min_frames: 2, max_frames: 8 };
+        assert_eq!(within([0.0, 10.0], by_rate.clone()).unwrap(), by_rate.indices(&times, 10.0).unwrap());
+        assert!(within([11.0, 12.0], uniform).is_err());
+    }
 
     #[test]
     fn halves_round_to_even() {

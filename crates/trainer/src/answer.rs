@@ -1,15 +1,20 @@
 //! The policy's answers to a file of examples: what `eval` and the ends of training measure.
 
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
-use anyhow::Result;
-use foveate_policy::{Draw, GroupSeed, Observe, Rollout, SamplingParams, TextProcessor, Vlm};
-use foveate_reward::{Answer, Rubric};
+use anyhow::{Context, Result};
+use foveate_algo::Reordering;
+use foveate_policy::{Draw, Encoded, GroupSeed, Observe, Rollout, SamplingParams, TextProcessor, Vlm};
+use foveate_reward::{
+    Completion, Reward, Rubric, TimeBins, answer_text, mean_relative_accuracy, soft_choice, temporal_iou,
+};
 use ndarray::{Array3, s};
 
 use crate::{
+    cli::Ablation,
     config::Config,
-    data::{BadExample, Examples, Loader, LoaderOptions, LoaderState, Order, Prepared},
+    counterfactual::reordered,
+    data::{BadExample, Example, Examples, Loader, LoaderOptions, LoaderState, Order, Prepared},
     eval::Item,
     observe::mean_over_layers,
     run::{Progress, Stop},
@@ -35,24 +40,61 @@ pub struct Examinee<'a> {
     pub config: &'a Config,
 }
 
+/// What is to be answered.
+#[derive(Debug, Clone, Copy)]
+pub struct Exam<'a> {
+    /// The examples.
+    pub file: &'a Path,
+    /// What is taken from their media.
+    pub ablation: Option<Ablation>,
+    /// Whether to stop.
+    pub stop: &'a Stop,
+}
+
+/// Where answers are kept as they come, so that an evaluation that is stopped can go on.
+pub trait Keep {
+    /// The answers so far, and where the loader stood after them.
+    fn kept(&mut self) -> (Vec<Item>, LoaderState);
+
+    /// Keeps a batch of answers, and where the loader stands after it.
+    ///
+    /// # Errors
+    /// They cannot be kept.
+    fn keep(&mut self, state: &LoaderState, items: &[Item]) -> Result<()>;
+}
+
+/// Keeps nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct Nowhere;
+
+impl Keep for Nowhere {
+    fn kept(&mut self) -> (Vec<Item>, LoaderState) {
+        (Vec::new(), LoaderState::default())
+    }
+
+    fn keep(&mut self, _: &LoaderState, _: &[Item]) -> Result<()> {
+        Ok(())
+    }
+}
+
 /// The answers to a file of examples.
 #[derive(Debug, Default)]
 pub struct Answers {
     /// Every answered item, in the order of the file.
     pub items: Vec<Item>,
-    /// Examples that could not be read.
+    /// Examples that could not be read, of those that were met this time.
     pub bad: Vec<BadExample>,
 }
 
 impl Examinee<'_> {
-    /// Answers the first `eval.limit` examples of a file, one completion each. `each` hears how many are done of how
-    /// many. Ends early, with what there is, if asked to stop.
+    /// Answers the first `eval.limit` examples of a file, one completion each, but for those that `keep` has. `each` hears
+    /// how many are done of how many. Ends early, with what there is, if asked to stop.
     ///
     /// # Errors
-    /// The file cannot be read, or a prompt does not fit the model.
-    pub fn answer(&self, file: &Path, stop: &Stop, each: &dyn Fn(usize, usize)) -> Result<Answers> {
+    /// The file cannot be read, a prompt does not fit the model, or answers cannot be kept.
+    pub fn answer(&self, exam: &Exam<'_>, keep: &mut dyn Keep, each: &dyn Fn(usize, usize)) -> Result<Answers> {
         let eval = &self.config.eval;
-        let examples = Examples::evaluation(file, self.config, self.dir, Arc::clone(self.text))?;
+        let examples = Examples::evaluation(exam.file, exam.ablation, self.config, self.dir, Arc::clone(self.text))?;
         let records = examples.records().len();
         let count = if eval.limit == 0 { records } else { records.min(eval.limit) };
         let options = LoaderOptions {
@@ -60,63 +102,124 @@ impl Examinee<'_> {
             threads: self.config.data.threads,
             on_bad: self.config.data.on_bad_example,
         };
-        let mut loader = Loader::new(examples, Order::Once(count), options, LoaderState::default())?;
-        let mut answers = Answers::default();
-        each(0, count);
-        while !stop.requested() {
+        let (items, state) = keep.kept();
+        let mut loader = Loader::new(examples, Order::Once(count), options, state)?;
+        let mut answers = Answers { items, bad: Vec::new() };
+        each(loader.state().position as usize, count);
+        while !exam.stop.requested() {
             let batch = loader.batch(eval.batch)?;
             answers.bad.extend(batch.bad);
             if batch.examples.is_empty() {
                 break;
             }
-            answers.items.extend(self.answer_batch(answers.items.len() as u64, &batch.examples)?);
-            each(answers.items.len() + answers.bad.len(), count);
+            let items = self.answer_batch(answers.items.len() as u64, exam.ablation, &batch.examples)?;
+            keep.keep(loader.state(), &items)?;
+            answers.items.extend(items);
+            each(loader.state().position as usize, count);
         }
         Ok(answers)
     }
 
-    fn answer_batch(&self, first: u64, examples: &[Prepared]) -> Result<Vec<Item>> {
+    fn answer_batch(&self, first: u64, ablation: Option<Ablation>, examples: &[Prepared]) -> Result<Vec<Item>> {
         let eval = &self.config.eval;
         let params = SamplingParams {
             max_new_tokens: self.config.eval_tokens(),
             temperature: eval.temperature,
             top_p: eval.top_p,
             top_k: eval.top_k,
+            repetition_penalty: eval.repetition_penalty,
             max_rows: 0,
             observe: Observe {
                 frame_layers: examples.iter().any(Prepared::knows_event).then_some(FRAME_LAYERS),
                 ..Observe::default()
             },
         };
-        let seed = self.config.run.seed;
-        let encoded =
+        let mut encoded =
             examples.iter().map(|sample| self.policy.encode(&sample.prompt)).collect::<Result<Vec<_>, _>>()?;
-        let draws: Vec<_> = (first..)
-            .zip(&encoded)
-            .map(|(group, prompt)| Draw { prompt, completions: 1, seed: GroupSeed { seed, step: EVAL_STEP, group } })
-            .collect();
-        let rollouts = self.policy.rollout(&draws, &params, self.text.eos_ids())?;
-        let item = |(sample, rollout): (&Prepared, &Rollout)| {
-            let completion = self.text.decode(&rollout.ids[0])?;
-            let reward = self.rubric.score(&Answer::new(&sample.example.answer), &completion);
-            let attention = rollout.frame_attention.as_ref().map(mean_over_layers).transpose()?;
-            let of_tokens = |attention: Array3<f32>| {
-                event_attention(attention.slice(s![0, ..rollout.ids[0].len(), ..]), &sample.event)
-            };
-            Ok(Item {
-                id: sample.example.id.clone(),
-                kind: sample.example.kind.clone(),
-                answer: sample.example.answer.clone(),
-                completion,
-                accuracy: reward.accuracy,
-                reward: reward.total,
-                length: rollout.ids[0].len(),
-                truncated: rollout.truncated[0],
-                event: attention.and_then(of_tokens),
-            })
-        };
-        examples.iter().zip(&rollouts).map(item).collect()
+        if ablation == Some(Ablation::Shuffle) {
+            for (group, prompt) in (first..).zip(&mut encoded) {
+                *prompt = reordered(self.policy, prompt, Reordering::Shuffled, self.seed(group))?;
+            }
+        }
+        let rollouts = self.completions(first, &encoded, &params, 1)?;
+        examples.iter().zip(&rollouts).map(|(sample, rollout)| self.item(sample, rollout)).collect()
     }
+
+    /// `count` completions of each prompt, drawn under the numbers from `first` on.
+    ///
+    /// # Errors
+    /// A prompt does not fit the model.
+    pub fn completions(
+        &self,
+        first: u64,
+        prompts: &[Encoded],
+        params: &SamplingParams,
+        count: usize,
+    ) -> Result<Vec<Rollout>> {
+        let draws: Vec<_> = (first..)
+            .zip(prompts)
+            .map(|(group, prompt)| Draw { prompt, completions: count, seed: self.seed(group) })
+            .collect();
+        Ok(self.policy.rollout(&draws, params, self.text.eos_ids())?)
+    }
+
+    fn seed(&self, group: u64) -> GroupSeed {
+        GroupSeed { seed: self.config.run.seed, step: EVAL_STEP, group }
+    }
+
+    fn item(&self, sample: &Prepared, rollout: &Rollout) -> Result<Item> {
+        let example = &sample.example;
+        let judged = judge(self.rubric, self.text, example, rollout)?;
+        let (completion, reward) = judged.into_iter().next().context("no completion was drawn")?;
+        let attention = rollout.frame_attention.as_ref().map(mean_over_layers).transpose()?;
+        let of_tokens =
+            |attention: Array3<f32>| event_attention(attention.slice(s![0, ..rollout.ids[0].len(), ..]), &sample.event);
+        Ok(Item {
+            id: example.id.clone(),
+            kind: example.kind.clone(),
+            duration: example.duration.clone(),
+            answer: example.answer.clone(),
+            given: answer_text(&completion).to_owned(),
+            accuracy: reward.accuracy,
+            reward: reward.total,
+            scores: also(example, &completion),
+            completion,
+            length: rollout.ids[0].len(),
+            truncated: rollout.truncated[0],
+            prompt_tokens: sample.prompt.ids.len(),
+            shapes: sample.shapes.clone(),
+            event: attention.and_then(of_tokens),
+        })
+    }
+}
+
+/// Each completion of a rollout with its reward.
+///
+/// # Errors
+/// A token has no text, or a remote scorer does not answer.
+pub fn judge(
+    rubric: &Rubric,
+    text: &TextProcessor,
+    example: &Example,
+    rollout: &Rollout,
+) -> Result<Vec<(String, Reward)>> {
+    let texts: Vec<String> = rollout.ids.iter().map(|ids| text.decode(ids)).collect::<Result<_, _>>()?;
+    let lengths = rollout.ids.iter().map(Vec::len);
+    let completions: Vec<Completion<'_>> =
+        texts.iter().zip(lengths).map(|(text, length)| Completion { text, tokens: Some(length) }).collect();
+    let rewards = rubric.score_group(&example.question, &example.gold(), &completions)?;
+    Ok(texts.into_iter().zip(rewards).collect())
+}
+
+/// What is reported beside the rubric's accuracy, where it applies.
+fn also(example: &Example, completion: &str) -> BTreeMap<String, f32> {
+    let gold = example.gold();
+    let scores = [
+        ("soft", gold.is_multiple().then(|| soft_choice(&gold, completion)).flatten()),
+        ("iou", completion.contains("<time>").then(|| temporal_iou(&gold, completion, TimeBins::Exact)).flatten()),
+        ("relative", mean_relative_accuracy(&gold, completion)),
+    ];
+    scores.into_iter().filter_map(|(name, score)| Some((name.to_owned(), score?))).collect()
 }
 
 /// Shows how many examples are answered, of how many.

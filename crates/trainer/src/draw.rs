@@ -3,10 +3,11 @@
 use anyhow::{Context, Result};
 use foveate_algo::{Layers, MediaKind, Reordering, ScoredGroup};
 use foveate_policy::{Completions, Draw, Encoded, Media, Observe, Rollout, SamplingParams};
-use foveate_reward::{Answer, Reward};
+use foveate_reward::Reward;
 use ndarray::{Array1, Array2};
 
 use crate::{
+    answer::judge,
     counterfactual::reordered,
     data::{Example, Prepared},
     step::{Clock, FRAME_LAYERS, Stepper},
@@ -149,6 +150,7 @@ impl Stepper<'_> {
             temperature: rollout.temperature,
             top_p: rollout.top_p,
             top_k: rollout.top_k,
+            repetition_penalty: 1.0,
             max_rows: rollout.max_rows,
             observe: Observe {
                 frame_layers: layers.or_else(event),
@@ -159,13 +161,12 @@ impl Stepper<'_> {
     }
 
     fn score(&self, group: &Group) -> Result<Scores> {
-        let answer = Answer::new(&group.example.example.answer);
-        let texts = self.texts(&group.rollout)?;
-        let rewards: Vec<Reward> = texts.iter().map(|text| self.rubric.score(&answer, text)).collect();
+        let judged = |rollout| judge(self.rubric, self.text, &group.example.example, rollout);
+        let (texts, rewards): (Vec<String>, Vec<Reward>) = judged(&group.rollout)?.into_iter().unzip();
         // A group of one has no contrast completion, and so no accuracy of one.
         let contrast = self.algorithm.needs(group.media).contrast.then(|| {
-            let texts = group.contrast.as_ref().map_or(Ok(Vec::new()), |rollout| self.texts(rollout))?;
-            anyhow::Ok(texts.iter().map(|text| self.rubric.score(&answer, text).accuracy).collect())
+            let judged = group.contrast.as_ref().map_or(Ok(Vec::new()), judged)?;
+            anyhow::Ok(judged.iter().map(|(_, reward)| reward.accuracy).collect())
         });
         let longest = group.completions.length() as usize;
         Ok(Scores {
@@ -180,10 +181,6 @@ impl Stepper<'_> {
             texts,
             rewards,
         })
-    }
-
-    fn texts(&self, rollout: &Rollout) -> Result<Vec<String>> {
-        Ok(rollout.ids.iter().map(|ids| self.text.decode(ids)).collect::<Result<_, _>>()?)
     }
 }
 

@@ -13,14 +13,20 @@ use crate::{run::write_atomically, stats::EventAttention};
 const Z: f64 = 1.959_963_984_540_054;
 
 /// One evaluated example.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Item {
     /// The example's name.
     pub id: String,
     /// Type of question.
     pub kind: String,
+    /// How long the video is, in the words of its benchmark.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub duration: String,
     /// The right answer.
     pub answer: String,
+    /// The answer that was read from the completion; empty if there was none.
+    #[serde(default)]
+    pub given: String,
     /// What the policy said.
     pub completion: String,
     /// 1 if right, 0 if wrong; an accuracy with partial credit lies between. NaN (null in the file) if there is nothing
@@ -30,10 +36,20 @@ pub struct Item {
     /// Whole reward; NaN (null in the file) if it could not be scored.
     #[serde(deserialize_with = "number_or_null")]
     pub reward: f32,
+    /// Other scores where they apply: `soft` (partial credit of several letters), `iou` (of time spans), `relative` (mean
+    /// relative accuracy of a number).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub scores: BTreeMap<String, f32>,
     /// Length of the completion in tokens.
     pub length: usize,
     /// Whether the completion was cut off.
     pub truncated: bool,
+    /// Length of the prompt in tokens, media included.
+    #[serde(default)]
+    pub prompt_tokens: usize,
+    /// Frames, height and width in pixels of each medium as the policy saw it.
+    #[serde(default)]
+    pub shapes: Vec<[usize; 3]>,
     /// Its attention to the frames of the event, in the last 3 layers, where the data knows the event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub event: Option<EventAttention>,
@@ -86,11 +102,15 @@ pub fn wilson(right: f64, items: usize) -> (f64, f64) {
 
 /// Shares by type of question, in the order of their names.
 pub fn by_kind(items: &[Item]) -> BTreeMap<&str, Share> {
+    shares(items, |item| &item.kind)
+}
+
+fn shares(items: &[Item], of: impl Fn(&Item) -> &str) -> BTreeMap<&str, Share> {
     let mut groups: BTreeMap<&str, Vec<&Item>> = BTreeMap::new();
     for item in items {
-        groups.entry(&item.kind).or_default().push(item);
+        groups.entry(of(item)).or_default().push(item);
     }
-    groups.into_iter().map(|(kind, items)| (kind, Share::of(items))).collect()
+    groups.into_iter().map(|(name, items)| (name, Share::of(items))).collect()
 }
 
 /// Change of accuracy between two evaluations of the same examples.
@@ -130,8 +150,24 @@ pub fn table(items: &[Item]) -> String {
     for (kind, share) in by_kind(items) {
         rows.push(share_row(kind, &share));
     }
+    for (duration, share) in shares(items, |item| &item.duration) {
+        if !duration.is_empty() {
+            rows.push(share_row(&format!("duration {duration}"), &share));
+        }
+    }
     rows.push(share_row("all", &Share::of(items)));
-    layout(&rows)
+    layout(&rows) + &others(items)
+}
+
+/// The scores beside the accuracy, each over the items that have it.
+fn others(items: &[Item]) -> String {
+    let known = [("soft", "soft accuracy"), ("iou", "mean temporal IoU"), ("relative", "mean relative accuracy")];
+    let line = |(key, name): (&str, &str)| {
+        let scores: Vec<f64> = items.iter().filter_map(|item| Some(f64::from(*item.scores.get(key)?))).collect();
+        let mean = 100.0 * scores.iter().sum::<f64>() / scores.len() as f64;
+        (!scores.is_empty()).then(|| format!("{name}: {mean:.1} over {} items\n", scores.len()))
+    };
+    known.into_iter().filter_map(line).collect()
 }
 
 /// The table of two evaluations of the same examples, before and after training.
@@ -233,8 +269,7 @@ mod tests {
             accuracy,
             reward: accuracy,
             length: 3,
-            truncated: false,
-            event: None,
+            ..Item::default()
         }
     }
 

@@ -8,7 +8,6 @@ use foveate_policy::{ModelConfig, Precision, Recompute};
 use foveate_video::ImageProcessor;
 
 use crate::config::{Config, FramesTable, PixelsTable, Resolved, SamplingMode};
-use crate::data::Records;
 use crate::error::UserContext;
 
 const GIB: f64 = (1u64 << 30) as f64;
@@ -29,7 +28,7 @@ pub fn describe(resolved: &Resolved) -> Result<String> {
         let _ = if resolved.demo.is_some() && !file.exists() {
             writeln!(text, "{}: will be rendered when training starts", file.display())
         } else {
-            let records = Records::open(file, config.data.media_root.as_deref())?;
+            let records = config.data.training_records(file)?;
             tokens.examples += records.len();
             writeln!(text, "{}: {} records", file.display(), records.len())
         };

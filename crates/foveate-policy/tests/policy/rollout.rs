@@ -15,7 +15,15 @@ fn model(seed: i64) -> Vlm {
 }
 
 fn params(max_new_tokens: usize) -> SamplingParams {
-    SamplingParams { max_new_tokens, temperature: 0.9, top_p: 1.0, top_k: 0, max_rows: 0, observe: Observe::default() }
+    SamplingParams {
+        max_new_tokens,
+        temperature: 0.9,
+        top_p: 1.0,
+        top_k: 0,
+        repetition_penalty: 1.0,
+        max_rows: 0,
+        observe: Observe::default(),
+    }
 }
 
 fn seed(group: u64) -> GroupSeed {

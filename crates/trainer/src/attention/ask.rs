@@ -11,7 +11,7 @@ use ndarray::s;
 use super::{Completion, Frame, Looked, Scores, tokens};
 use crate::cli::AttentionArgs;
 use crate::config::{Config, resolve_plain};
-use crate::data::{Example, MediaPath, MediaReader, Prepared, Preparer, View};
+use crate::data::{Example, MediaReader, Medium, Prepared, Preparer, View};
 use crate::error::{UserContext, existing};
 use crate::observe::mean_over_layers;
 use crate::train::load_options;
@@ -31,9 +31,9 @@ pub(super) fn ask(args: &AttentionArgs) -> Result<Looked> {
     let view = View::evaluation(&config, model);
     let example = Example {
         id: video.display().to_string(),
-        media: vec![MediaPath::Video(video.to_owned())],
+        media: vec![Medium::video(video)],
         question,
-        options: args.options.clone(),
+        options: foveate_data::option_texts(args.options.clone()),
         answer: args.answer.clone().unwrap_or_default(),
         spans: args.event.clone(),
         ..Example::default()
@@ -64,7 +64,7 @@ pub(super) fn ask(args: &AttentionArgs) -> Result<Looked> {
         source: format!("{}, model {}, layers {}", video.display(), model.display(), args.layers),
         question: std::iter::once(prepared.example.question.clone()).chain(prepared.example.options.clone()).collect(),
         answer: args.answer.clone(),
-        frames: Frame::of(media.shown(video).user()?, &args.event),
+        frames: Frame::of(media.shown(video, None).user()?, &args.event),
         completions,
     })
 }
@@ -87,6 +87,7 @@ fn draw(
         temperature: args.temperature.unwrap_or(if several { config.rollout.temperature } else { 0.0 }),
         top_p: 1.0,
         top_k: 0,
+        repetition_penalty: 1.0,
         max_rows: config.rollout.max_rows,
         observe: Observe { frame_layers: Some(args.layers), ..Observe::default() },
     };

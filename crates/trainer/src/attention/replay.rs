@@ -9,7 +9,7 @@ use ndarray::s;
 
 use super::{Completion, Frame, Looked, Scores, tokens};
 use crate::cli::AttentionArgs;
-use crate::data::{Example, MediaPath, MediaReader, View};
+use crate::data::{Example, MediaReader, Medium, View};
 use crate::error::{UserContext, existing, one_line, user_error};
 use crate::recorded::{RecordedGroup, RecordedRun, Rollout};
 
@@ -85,10 +85,10 @@ fn frames(run: &RecordedRun, example: &Example, count: usize) -> Result<Vec<Fram
     let root = run.records()?.media_root().to_owned();
     let media = MediaReader::new(&View::training(config, model), &config.data, &root)?;
     let videos = example.media.iter().filter_map(|media| match media {
-        MediaPath::Video(path) => Some(path),
-        MediaPath::Image(_) => None,
+        Medium::Video { path, clip } => Some((path, *clip)),
+        Medium::Image(_) => None,
     });
-    let shown = videos.map(|path| media.shown(path)).collect::<Result<Vec<_>>>()?;
+    let shown = videos.map(|(path, clip)| media.shown(path, clip)).collect::<Result<Vec<_>>>()?;
     // With several videos, nothing says which of them the spans are of.
     let spans = if shown.len() == 1 { example.spans.as_slice() } else { &[] };
     let frames: Vec<_> = shown.into_iter().flat_map(|video| Frame::of(video, spans)).collect();

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
+use foveate_data::{Format, Style};
 
 use super::SettingsArgs;
 use crate::scenes;
@@ -21,6 +22,155 @@ pub enum DataCommand {
         after_help = "Example:\n  trainer data prepare --algo appo --model DIR --input train.jsonl --cache frames"
     )]
     Prepare(PrepareArgs),
+    /// Write a data set as foveate's own records
+    #[command(
+        after_help = "Example:\n  trainer data convert --input Video-R1-260k.json --format video-r1 --output train.jsonl"
+    )]
+    Convert(ConvertArgs),
+    /// Negate questions, so that what was wrong becomes right (question-answer inversion, TW-GRPO)
+    #[command(
+        after_help = "Example:\n  trainer data invert --style next-gqa --input nextgqa.json --format next-gqa --output mixed.jsonl"
+    )]
+    Invert(InvertArgs),
+    /// Keep the records that are worth training on
+    #[command(
+        after_help = "Example:\n  trainer data filter --by difficulty --model DIR --input train.jsonl --output hard.jsonl"
+    )]
+    Filter(FilterArgs),
+    /// Count what is in a file of records, and what is missing
+    #[command(after_help = "Example:\n  trainer data inspect --input Video-R1-260k.json --format video-r1 --probe")]
+    Inspect(InspectArgs),
+}
+
+/// Which records a command is about.
+#[derive(Debug, Clone, Args)]
+pub struct SourceArgs {
+    /// Records: a file, or a folder of files
+    #[arg(long, value_name = "FILE")]
+    pub input: PathBuf,
+    /// Data set that they are written as (docs/data.md)
+    #[arg(long, value_name = "NAME", default_value_t)]
+    pub format: Format,
+    /// Folder that media paths are relative to [default: that of the records]
+    #[arg(long, value_name = "DIR")]
+    pub media_root: Option<PathBuf>,
+}
+
+/// What `data convert` is told.
+#[derive(Debug, Clone, Args)]
+pub struct ConvertArgs {
+    /// The records.
+    #[command(flatten)]
+    pub source: SourceArgs,
+    /// File for foveate's own records
+    #[arg(long, value_name = "FILE")]
+    pub output: PathBuf,
+}
+
+/// Whose questions are negated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum InvertStyle {
+    /// The second word of the question
+    NextGqa,
+    /// The beginning of the question, or its second word
+    Star,
+}
+
+impl From<InvertStyle> for Style {
+    fn from(style: InvertStyle) -> Self {
+        match style {
+            InvertStyle::NextGqa => Self::NextGqa,
+            InvertStyle::Star => Self::Star,
+        }
+    }
+}
+
+/// What `data invert` is told.
+#[derive(Debug, Clone, Args)]
+pub struct InvertArgs {
+    /// The records.
+    #[command(flatten)]
+    pub source: SourceArgs,
+    /// File for foveate's own records
+    #[arg(long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Whose words are negated
+    #[arg(long, value_enum)]
+    pub style: InvertStyle,
+    /// Probability that a question is inverted
+    #[arg(long, value_name = "P", default_value_t = 0.5, value_parser = probability)]
+    pub probability: f64,
+    /// Invert answers even where the wording cannot be negated, as the released script does
+    #[arg(long)]
+    pub as_released: bool,
+    /// Seed: the same gives the same file
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+}
+
+fn probability(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number| (0.0..=1.0).contains(number));
+    number.ok_or_else(|| "expected a number from 0 to 1".to_owned())
+}
+
+/// By what records are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Criterion {
+    /// A model solves them sometimes, but not always (Video-KTR: 20% to 80% of 8 samples)
+    Difficulty,
+    /// They ask what none before them asked
+    Duplicates,
+    /// Words of question and options
+    Length,
+}
+
+/// What `data filter` is told.
+#[derive(Debug, Clone, Args)]
+pub struct FilterArgs {
+    /// The records.
+    #[command(flatten)]
+    pub source: SourceArgs,
+    /// File for foveate's own records
+    #[arg(long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// By what records are kept
+    #[arg(long, value_enum)]
+    pub by: Criterion,
+    /// Fewest words (length)
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub min_words: usize,
+    /// Most words (length)
+    #[arg(long, value_name = "N", default_value_t = usize::MAX, hide_default_value = true)]
+    pub max_words: usize,
+    /// Model directory (difficulty)
+    #[arg(long, value_name = "DIR")]
+    pub model: Option<PathBuf>,
+    /// Completions of each question (difficulty)
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub samples: usize,
+    /// Least share of right ones (difficulty)
+    #[arg(long, value_name = "SHARE", default_value_t = 0.2, value_parser = probability)]
+    pub min_accuracy: f64,
+    /// Greatest share of right ones (difficulty)
+    #[arg(long, value_name = "SHARE", default_value_t = 0.8, value_parser = probability)]
+    pub max_accuracy: f64,
+    /// Configuration: `model`, `data`, `rollout` and `reward` are used (difficulty).
+    #[command(flatten)]
+    pub settings: SettingsArgs,
+}
+
+/// What `data inspect` is told.
+#[derive(Debug, Clone, Args)]
+pub struct InspectArgs {
+    /// The records.
+    #[command(flatten)]
+    pub source: SourceArgs,
+    /// Open every medium and decode a frame of it
+    #[arg(long)]
+    pub probe: bool,
+    /// File for the same as JSON
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
 }
 
 /// What `data scenes` is told.
@@ -60,15 +210,33 @@ pub struct PrepareArgs {
     /// Algorithm that will train on the frames: its file says which frames and pixels
     #[arg(long, value_name = "NAME")]
     pub algo: Option<String>,
-    /// Model directory, whose preprocessor gives the sizes
+    /// Model directory, whose preprocessor gives the sizes [default with --video: the released Qwen2.5-VL's]
     #[arg(long, value_name = "DIR")]
-    pub model: PathBuf,
-    /// Records, as foveate jsonl
+    pub model: Option<PathBuf>,
+    /// Records, as `data.format` says
     #[arg(long, value_name = "FILE")]
-    pub input: PathBuf,
+    pub input: Option<PathBuf>,
     /// Folder of prepared frames
     #[arg(long, value_name = "DIR")]
-    pub cache: PathBuf,
+    pub cache: Option<PathBuf>,
+    /// Most that the folder may hold, GiB
+    #[arg(long, value_name = "GIB")]
+    pub max_gib: Option<f64>,
+    /// Prepare one video into a file of tensors instead, named as Hugging Face's processor names them
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["input", "cache", "max_gib", "algo", "config", "set"])]
+    pub video: Option<PathBuf>,
+    /// Frames of that video, evenly
+    #[arg(long, value_name = "N", default_value_t = 16, requires = "video")]
+    pub num_frames: usize,
+    /// Fewest pixels of a frame of that video [default: the preprocessor's]
+    #[arg(long, value_name = "N", requires = "video")]
+    pub min_pixels: Option<usize>,
+    /// Most pixels of a frame of that video [default: the preprocessor's]
+    #[arg(long, value_name = "N", requires = "video")]
+    pub max_pixels: Option<usize>,
+    /// File for that video's tensors
+    #[arg(long, value_name = "FILE", requires = "video")]
+    pub output: Option<PathBuf>,
     /// Configuration: `data.frames`, `data.pixels` and `data.decode` are used.
     #[command(flatten)]
     pub settings: SettingsArgs,

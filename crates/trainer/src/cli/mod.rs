@@ -16,11 +16,16 @@ use serde::de::{DeserializeOwned, IntoDeserializer};
 use crate::config::Layers;
 use crate::error::UserContext;
 use crate::run::init_log;
-use crate::{analyze, attention, bench, compare, evaluate, explain, prepare, scenes, score, sft, tiny, train};
+use crate::{
+    analyze, attention, bench, compare, curate, evaluate, explain, prepare, reward, scenes, score, sft, tiny, train,
+};
 
-pub use data::{DataCommand, PrepareArgs, ScenesArgs, TinyArgs};
+pub use data::{
+    ConvertArgs, Criterion, DataCommand, FilterArgs, InspectArgs, InvertArgs, PrepareArgs, ScenesArgs, SourceArgs,
+    TinyArgs,
+};
 pub use inspect::{AnalyzeArgs, AttentionArgs, ExplainArgs, ScoreArgs};
-pub use work::{BenchArgs, CompareArgs, EvalArgs, SftArgs};
+pub use work::{Ablation, BenchArgs, CompareArgs, EvalArgs, RewardArgs, SftArgs};
 
 /// Reinforcement-learning post-training of video multimodal LLMs. Without a command, trains a policy.
 #[derive(Debug, Parser)]
@@ -87,6 +92,8 @@ pub enum Command {
     Sft(SftArgs),
     /// Accuracy on a file of questions, with every answer kept
     Eval(EvalArgs),
+    /// Rewards of completions that were made elsewhere
+    Reward(RewardArgs),
     /// Where completions look: attention of response tokens over the frames of a video
     Attention(AttentionArgs),
     /// Tables and figures of a run, as the papers have them
@@ -118,10 +125,15 @@ pub fn dispatch(cli: Cli) -> Result<()> {
         Some(Command::Explain(args)) => explain::run(&args),
         Some(Command::Sft(args)) => sft::run(&args),
         Some(Command::Eval(args)) => evaluate::run(&args),
+        Some(Command::Reward(args)) => reward::run(&args),
         Some(Command::Attention(args)) => attention::run(&args),
         Some(Command::Analyze(args)) => analyze::run(&args),
         Some(Command::Bench(args)) => bench::run(&args),
         Some(Command::Compare(args)) => compare::run(&args),
+        Some(Command::Data(DataCommand::Convert(args))) => curate::convert(&args),
+        Some(Command::Data(DataCommand::Invert(args))) => curate::invert(&args),
+        Some(Command::Data(DataCommand::Filter(args))) => curate::filter(&args),
+        Some(Command::Data(DataCommand::Inspect(args))) => curate::inspect(&args),
         Some(Command::Data(DataCommand::Prepare(args))) => prepare::run(&args),
         Some(Command::Data(DataCommand::Scenes(args))) => scenes::run(&args),
         Some(Command::Data(DataCommand::TinyVlm(args))) => tiny::write(&args.output),

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
+use foveate_data::Format;
 use foveate_policy::{Precision, Recompute};
 
 use super::{SettingsArgs, word};
@@ -27,21 +28,47 @@ pub struct SftArgs {
 
 /// What `eval` is told.
 #[derive(Debug, Clone, Args)]
-#[command(after_help = "Example:\n  trainer eval --model RUN/checkpoints/step-200/policy --config RUN/config.toml \
-    --output items.jsonl")]
+#[command(
+    after_help = "An evaluation that was stopped goes on where it was, if it is asked for again.\n\nExamples:\n  \
+    trainer eval --model DIR --data videomme.json --benchmark video-mme --output items.jsonl\n  \
+    trainer eval --model DIR --data test.jsonl --ablate shuffle --output items.jsonl\n  \
+    trainer eval --compare before.jsonl after.jsonl"
+)]
 pub struct EvalArgs {
     /// Model directory
-    #[arg(long, value_name = "DIR")]
-    pub model: PathBuf,
-    /// Records to answer [default: `data.test`]
-    #[arg(long, value_name = "FILE")]
-    pub input: Option<PathBuf>,
+    #[arg(long, value_name = "DIR", required_unless_present = "compare")]
+    pub model: Option<PathBuf>,
+    /// Questions: a file of records, or a folder of files [default: `data.test`]
+    #[arg(long, value_name = "FILE", visible_alias = "input")]
+    pub data: Option<PathBuf>,
+    /// Data set that the questions are written as (docs/data.md) [default: `data.test_format`]
+    #[arg(long, value_name = "NAME")]
+    pub benchmark: Option<Format>,
     /// File for every item with its answer
-    #[arg(long, value_name = "FILE")]
-    pub output: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "compare")]
+    pub output: Option<PathBuf>,
+    /// Answer once more with less of the video, and say what it made of the accuracy
+    #[arg(long, value_enum)]
+    pub ablate: Option<Ablation>,
+    /// Compare two files of items by their examples, and do nothing else
+    #[arg(long, num_args = 2, value_names = ["BEFORE", "AFTER"], conflicts_with_all = ["model", "data", "benchmark", "output", "ablate"])]
+    pub compare: Option<Vec<PathBuf>>,
     /// Configuration: `model`, `data`, `eval` and `reward` are used.
     #[command(flatten)]
     pub settings: SettingsArgs,
+}
+
+/// What is taken from a question's media.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Ablation {
+    /// No media: text alone
+    Blind,
+    /// The frames in a random order
+    Shuffle,
+    /// Nothing but the first frame
+    FirstFrame,
+    /// The media of another question
+    OtherVideo,
 }
 
 /// What `bench` is told.
@@ -117,4 +144,17 @@ pub struct CompareArgs {
     /// What all rows have in common; a row's own settings stand above it.
     #[command(flatten)]
     pub settings: SettingsArgs,
+}
+
+/// What `reward` is told.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "A line is {\"problem_type\", \"solution\", \"completion\", \"scorers\": [\"accuracy\", ..], \
+    \"time_clues\"?}; other fields are passed on.\n\nExample:\n  trainer reward --input completions.jsonl --output judged.jsonl")]
+pub struct RewardArgs {
+    /// Completions, one JSON record a line
+    #[arg(long, value_name = "FILE")]
+    pub input: PathBuf,
+    /// File for the same lines with their `breakdown`
+    #[arg(long, value_name = "FILE")]
+    pub output: PathBuf,
 }

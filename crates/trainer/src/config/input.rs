@@ -2,11 +2,15 @@
 //!
 //! "APPO" is arXiv 2602.23823 and its supplement; "released" is what Qwen2.5-VL's own utilities do.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use anyhow::{Context, Result};
+use foveate_data::{Format, Records};
 use foveate_policy::AttentionMode;
 use foveate_video::{DecodeLimits, PixelBudget, Sampling, TimeScale};
 use serde::{Deserialize, Serialize};
+
+use crate::error::UserContext;
 
 /// `[model]`: which policy is trained and how it is computed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -68,18 +72,20 @@ impl Dtype {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DataTable {
-    /// Training examples, a foveate jsonl file.
+    /// Training examples, a file of records, or a folder of such.
     pub train: Option<PathBuf>,
-    /// Held-out examples, a foveate jsonl file; without it nothing is evaluated.
+    /// Data set that the training examples are written as (`docs/data.md`).
+    pub format: Format,
+    /// Held-out examples; without them nothing is evaluated.
     pub test: Option<PathBuf>,
-    /// Folder that media paths are relative to; by default the folder of the file that names them.
+    /// Data set that the held-out examples are written as; without it as the training examples.
+    pub test_format: Option<Format>,
+    /// Folder that media paths are relative to, and may not lead out of; by default that of the file that names them.
     pub media_root: Option<PathBuf>,
     /// What a record that cannot be read, or whose video cannot be decoded, does to the run.
     pub on_bad_example: OnBadExample,
-    /// Text of the prompt, after the media: `{question}` and `{options}` (one a line) are filled in. Default: APPO's.
+    /// How a question is put: one of `configs/prompts`, or a file like them.
     pub prompt: String,
-    /// System message; without it the chat template adds its own.
-    pub system: Option<String>,
     /// Longest prompt, in tokens, media included. A longer one is a bad example: prompts are never cut.
     pub max_prompt_tokens: usize,
     /// Frames taken from a video.
@@ -100,19 +106,16 @@ pub struct DataTable {
     pub threads: usize,
 }
 
-/// The prompt of APPO, with the options between question and instruction.
-pub const APPO_PROMPT: &str = "{question}\n{options}\nOutput the thinking process in <think> </think> and final answer in \
-    <answer> </answer> tags, i.e., <think> reasoning process here </think><answer> answer here </answer>.";
-
 impl Default for DataTable {
     fn default() -> Self {
         Self {
             train: None,
+            format: Format::default(),
             test: None,
+            test_format: None,
             media_root: None,
             on_bad_example: OnBadExample::Skip,
-            prompt: APPO_PROMPT.into(),
-            system: None,
+            prompt: "appo".into(),
             max_prompt_tokens: 16_384,
             frames: FramesTable::default(),
             pixels: PixelsTable::default(),
@@ -123,6 +126,25 @@ impl Default for DataTable {
             prefetch: 0,
             threads: 0,
         }
+    }
+}
+
+impl DataTable {
+    /// Opens training examples.
+    ///
+    /// # Errors
+    /// A user error: there are none, or the first is not one.
+    pub fn training_records(&self, file: &Path) -> Result<Records> {
+        Records::open(file, self.format, self.media_root.as_deref()).context("data").user()
+    }
+
+    /// Opens held-out examples.
+    ///
+    /// # Errors
+    /// A user error: there are none, or the first is not one.
+    pub fn test_records(&self, file: &Path) -> Result<Records> {
+        let format = self.test_format.unwrap_or(self.format);
+        Records::open(file, format, self.media_root.as_deref()).context("data").user()
     }
 }
 

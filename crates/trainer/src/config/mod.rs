@@ -7,6 +7,7 @@ mod check;
 mod embedded;
 mod input;
 mod layers;
+mod prompts;
 #[cfg(test)]
 mod tests;
 mod training;
@@ -20,6 +21,7 @@ pub use embedded::{Demo, algorithm_names};
 pub use input::*;
 pub(crate) use layers::read_toml;
 pub use layers::{Layers, Resolved, load_run, resolve, resolve_plain};
+pub use prompts::prompts;
 pub use training::*;
 
 /// Everything a run depends on. Its TOML form is `config.toml` in the run's folder.
@@ -71,7 +73,7 @@ impl Config {
         let (a, b) = (&self.data, &other.data);
         self.eval.protocol() == other.eval.protocol()
             && self.eval_tokens() == other.eval_tokens()
-            && (&a.test, &a.prompt, &a.system, a.time_scale) == (&b.test, &b.prompt, &b.system, b.time_scale)
+            && (&a.test, &a.prompt, a.time_scale) == (&b.test, &b.prompt, b.time_scale)
             && (&a.frames, &a.pixels) == (&b.frames, &b.pixels)
             && self.reward == other.reward
     }
@@ -95,6 +97,9 @@ impl Config {
         let paths = [&mut self.model.path, &mut data.train, &mut data.test, &mut data.media_root, &mut data.cache];
         for path in paths.into_iter().flatten() {
             *path = std::path::absolute(&path)?;
+        }
+        if data.prompt.ends_with(".toml") {
+            data.prompt = std::path::absolute(&data.prompt)?.display().to_string();
         }
         Ok(self)
     }

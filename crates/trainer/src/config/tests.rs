@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use foveate_algo::AlgoConfig;
@@ -135,8 +135,14 @@ fn a_named_configuration_of_an_algorithm_is_chosen_like_an_algorithm_and_names_i
 
 #[test]
 fn values_need_no_quotes_and_keep_their_types() {
-    let config = config(&["data.system=You look.", "model.train_vision=true", "optim.betas=[0.8, 0.9]", "run.seed=7"]);
-    assert_eq!(config.data.system.as_deref(), Some("You look."));
+    let config = config(&[
+        "data.prompt=tw-grpo",
+        "run.output=my runs",
+        "model.train_vision=true",
+        "optim.betas=[0.8, 0.9]",
+        "run.seed=7",
+    ]);
+    assert_eq!((config.data.prompt.as_str(), config.run.output.as_path()), ("tw-grpo", Path::new("my runs")));
     assert!(config.model.train_vision);
     assert_eq!(config.optim.betas, [0.8, 0.9]);
     assert_eq!(config.run.seed, 7);
@@ -156,7 +162,7 @@ fn values_out_of_range_are_refused() {
     assert_eq!(error(&["rollout.completions=0"]), "rollout.completions must be at least 1, found 0");
     assert_eq!(error(&["rollout.top_p=1.5"]), "rollout.top_p must be above 0 and at most 1, found 1.5");
     assert!(error(&["data.frames.sampling=fps", "data.frames.min=9", "data.frames.max=3"]).contains("min 9 and max 3"));
-    assert!(error(&["data.prompt=no field"]).contains("{question}"));
+    assert!(error(&["data.prompt=tw-gpro"]).contains("did you mean tw-grpo?"));
     assert!(error(&["algo.clip_low=-1"]).contains("clip_low"));
 }
 

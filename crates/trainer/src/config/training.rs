@@ -184,6 +184,8 @@ pub struct EvalTable {
     pub top_p: f64,
     /// The likeliest tokens sampling is restricted to; 0 is all.
     pub top_k: usize,
+    /// What the logits of tokens that were seen are lowered by; 1 is nothing (APPO: 1.05).
+    pub repetition_penalty: f64,
     /// Frames of a video; what is not stated is as in `data.frames`.
     pub frames: FramesTable,
     /// Pixels of a frame; what is not stated is as in `data.pixels`.
@@ -201,6 +203,7 @@ impl Default for EvalTable {
             temperature: 0.0,
             top_p: 1.0,
             top_k: 0,
+            repetition_penalty: 1.0,
             frames: FramesTable::default(),
             pixels: PixelsTable::default(),
         }

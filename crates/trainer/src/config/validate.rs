@@ -4,8 +4,8 @@ use anyhow::{Context, Result};
 use foveate_policy::MIN_TEMPERATURE;
 use foveate_reward::Rubric;
 
+use super::prompts::prompts;
 use super::{Config, FramesTable, PixelsTable, SamplingMode};
-use crate::data::Template;
 use crate::error::{UserContext, user_error};
 
 impl Config {
@@ -26,6 +26,7 @@ impl Config {
         share("rollout.top_p", rollout.top_p)?;
         temperature("eval.temperature", eval.temperature)?;
         share("eval.top_p", eval.top_p)?;
+        within("eval.repetition_penalty", eval.repetition_penalty, f64::MIN_POSITIVE, f64::MAX)?;
         within("optim.lr", optim.lr, 0.0, f64::MAX)?;
         within("optim.eps", optim.eps, f64::MIN_POSITIVE, f64::MAX)?;
         within("optim.weight_decay", optim.weight_decay, 0.0, f64::MAX)?;
@@ -47,7 +48,7 @@ impl Config {
         frames("eval.frames", &eval.frames)?;
         pixels("data.pixels", &self.data.pixels)?;
         pixels("eval.pixels", &eval.pixels)?;
-        Template::parse(&self.data.prompt)?;
+        prompts(&self.data.prompt)?;
         self.algo.algorithm().context("algo").user()?;
         Rubric::new(self.reward.clone()).user()?;
         Ok(())

@@ -6,8 +6,11 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use foveate_policy::{Content, Media, Message, ModelConfig, Prompt, TextProcessor};
 
-use super::{Example, MediaPath, MediaReader, Records, Source, Template};
-use crate::config::{Config, FramesTable, PixelsTable};
+use foveate_data::{Prompts, Seen};
+
+use super::{Example, MediaReader, Medium, Records, Source};
+use crate::cli::Ablation;
+use crate::config::{Config, FramesTable, PixelsTable, SamplingMode, prompts};
 use crate::error::{UserContext, user_error};
 use crate::stats::event_frames;
 
@@ -18,6 +21,8 @@ pub struct Prepared {
     pub example: Example,
     /// The prompt with its media.
     pub prompt: Prompt,
+    /// Frames, height and width in pixels of each medium as the policy sees it.
+    pub shapes: Vec<[usize; 3]>,
     /// Which frames (temporal grids) of its one video hold the event, `[F]`; empty where the data does not say.
     pub event: Vec<bool>,
 }
@@ -34,6 +39,7 @@ impl Prepared {
 pub struct Examples {
     records: Records,
     preparer: Preparer,
+    ablation: Option<Ablation>,
 }
 
 /// Makes examples ready for a policy, wherever they come from.
@@ -41,8 +47,7 @@ pub struct Examples {
 pub struct Preparer {
     media: MediaReader,
     text: Arc<TextProcessor>,
-    template: Template,
-    system: Option<String>,
+    prompts: Prompts,
     longest: usize,
 }
 
@@ -70,31 +75,46 @@ impl<'a> View<'a> {
 }
 
 impl Examples {
-    /// Opens a file of records under a configuration.
-    ///
-    /// # Errors
-    /// A user error: the records or the model's preprocessing cannot be read.
-    pub fn open(file: &Path, view: &View<'_>, config: &Config, text: Arc<TextProcessor>) -> Result<Self> {
-        let records = Records::open(file, config.data.media_root.as_deref())?;
+    fn open(records: Records, view: &View<'_>, config: &Config, text: Arc<TextProcessor>) -> Result<Self> {
         let preparer = Preparer::new(view, config, text, records.media_root())?;
-        Ok(Self { records, preparer })
+        Ok(Self { records, preparer, ablation: None })
     }
 
     /// The examples to train on.
     ///
     /// # Errors
-    /// As [`Examples::open`]; or `data.train` is not given.
+    /// A user error: `data.train` is not given, or the records or the model's preprocessing cannot be read.
     pub fn train(config: &Config, model: &Path, text: Arc<TextProcessor>) -> Result<Self> {
         let file = config.data.train.as_deref().context("data.train is not given").user()?;
-        Self::open(file, &View::training(config, model), config, text)
+        Self::open(config.data.training_records(file)?, &View::training(config, model), config, text)
     }
 
     /// The held-out examples, or those of another file, seen as evaluation sees them.
     ///
     /// # Errors
-    /// As [`Examples::open`].
-    pub fn evaluation(file: &Path, config: &Config, model: &Path, text: Arc<TextProcessor>) -> Result<Self> {
-        Self::open(file, &View::evaluation(config, model), config, text)
+    /// A user error: the records or the model's preprocessing cannot be read.
+    pub fn evaluation(
+        file: &Path,
+        ablation: Option<Ablation>,
+        config: &Config,
+        model: &Path,
+        text: Arc<TextProcessor>,
+    ) -> Result<Self> {
+        let one = FramesTable { sampling: SamplingMode::Uniform, count: 1, ..config.eval.frames.clone() };
+        let view = View::evaluation(config, model);
+        let view = if ablation == Some(Ablation::FirstFrame) { View { frames: &one, ..view } } else { view };
+        Ok(Self { ablation, ..Self::open(config.data.test_records(file)?, &view, config, text)? })
+    }
+
+    /// The media of the next example that shows as many others.
+    fn other_media(&self, record: usize, example: &Example) -> Result<Vec<Medium>> {
+        let all = self.records.len();
+        let mut others = (1..all).filter_map(|step| self.records.get((record + step) % all).ok());
+        let paths = |media: &[Medium]| media.iter().map(|medium| medium.path().to_owned()).collect::<Vec<_>>();
+        let differs =
+            |other: &Example| other.media.len() == example.media.len() && paths(&other.media) != paths(&example.media);
+        let found = others.find(differs);
+        Ok(found.context("no other example shows as many other media")?.media)
     }
 
     /// The records.
@@ -113,8 +133,7 @@ impl Preparer {
         Ok(Self {
             media: MediaReader::new(view, data, root)?,
             text,
-            template: Template::parse(&data.prompt)?,
-            system: data.system.clone(),
+            prompts: prompts(&data.prompt)?,
             longest: data.max_prompt_tokens.min(room(view.model, config)?),
         })
     }
@@ -126,7 +145,8 @@ impl Preparer {
     pub fn ready(&self, example: Example) -> Result<Prepared> {
         let media = example.media.iter().map(|path| self.read(path)).collect::<Result<Vec<_>>>()?;
         let event = event(&example, &media);
-        let prompt = self.text.prompt(&self.messages(&example), media)?;
+        let shapes = media.iter().map(|medium| self.media.shape(medium.patches())).collect();
+        let prompt = self.text.prompt(&self.messages(&example, &media)?, media)?;
         if prompt.ids.len() > self.longest {
             bail!(
                 "the prompt has {} tokens, more than the {} that data.max_prompt_tokens and the model allow",
@@ -134,28 +154,29 @@ impl Preparer {
                 self.longest
             );
         }
-        Ok(Prepared { example, prompt, event })
+        Ok(Prepared { example, prompt, shapes, event })
     }
 
-    fn read(&self, path: &MediaPath) -> Result<Media> {
-        Ok(match path {
-            MediaPath::Video(path) => Media::Video(Arc::new(self.media.video(path)?)),
-            MediaPath::Image(path) => Media::Image(Arc::new(self.media.image(path)?)),
+    fn read(&self, medium: &Medium) -> Result<Media> {
+        Ok(match medium {
+            Medium::Video { path, clip } => Media::Video(Arc::new(self.media.video(path, *clip)?)),
+            Medium::Image(path) => Media::Image(Arc::new(self.media.image(path)?)),
         })
     }
 
-    fn messages(&self, example: &Example) -> Vec<Message> {
-        let system = self
-            .system
-            .iter()
-            .map(|text| Message { role: "system".into(), content: vec![Content::Text(text.clone())] });
-        let media = example.media.iter().map(|path| match path {
-            MediaPath::Video(_) => Content::Video,
-            MediaPath::Image(_) => Content::Image,
+    fn messages(&self, example: &Example, media: &[Media]) -> Result<Vec<Message>> {
+        let video = media.iter().find_map(|medium| match medium {
+            Media::Video(patches) => Some(Seen { duration: patches.duration, frames: patches.times.len() }),
+            Media::Image(_) => None,
         });
-        let text = Content::Text(self.template.fill(example));
-        let user = Message { role: "user".into(), content: media.chain([text]).collect() };
-        system.chain([user]).collect()
+        let turn = self.prompts.fill(example, video.unwrap_or_default())?;
+        let system = turn.system.map(|text| Message { role: "system".into(), content: vec![Content::Text(text)] });
+        let shown = media.iter().map(|medium| match medium {
+            Media::Video(_) => Content::Video,
+            Media::Image(_) => Content::Image,
+        });
+        let user = Message { role: "user".into(), content: shown.chain([Content::Text(turn.user)]).collect() };
+        Ok(system.into_iter().chain([user]).collect())
     }
 }
 
@@ -167,7 +188,12 @@ impl Source for Examples {
     }
 
     fn prepare(&self, record: usize) -> Result<Prepared> {
-        let example = self.records.get(record)?;
+        let mut example = self.records.get(record)?;
+        match self.ablation {
+            Some(Ablation::Blind) => example.media.clear(),
+            Some(Ablation::OtherVideo) => example.media = self.other_media(record, &example)?,
+            Some(Ablation::Shuffle | Ablation::FirstFrame) | None => {}
+        }
         let id = example.id.clone();
         self.preparer.ready(example).with_context(|| id)
     }

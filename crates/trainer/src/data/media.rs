@@ -12,7 +12,10 @@ use image::RgbImage;
 use super::View;
 use super::memory::FrameMemory;
 use crate::config::DataTable;
-use crate::error::UserContext;
+use crate::error::{UserContext, one_line};
+
+/// The part of a video that is looked at, seconds from its first frame; all of it if none.
+pub type Clip = Option<[f64; 2]>;
 
 /// Reads videos and images under one choice of frames and pixels.
 #[derive(Debug, Clone)]
@@ -60,47 +63,62 @@ impl MediaReader {
         })
     }
 
-    /// The patches of a video.
+    /// The patches of a video, or of the part of it within `clip`.
     ///
     /// # Errors
     /// It cannot be read, decoded within the limits, or brought to size.
-    pub fn video(&self, path: &Path) -> Result<Patches> {
-        let read = || match self.cached(path)? {
-            Some(frames) => Ok(frames),
-            None => self.decode(path),
-        };
-        let frames = self.memory.get_or(path, read)?;
+    pub fn video(&self, path: &Path, clip: Clip) -> Result<Patches> {
+        let frames = self.memory.get_or(path, clip, || self.frames(path, clip))?;
         Ok(self.processor.video(&frames, self.time_scale)?)
+    }
+
+    /// The sampled frames of a video, from the cache if they are there whole. A damaged entry is written anew.
+    fn frames(&self, path: &Path, clip: Clip) -> Result<Frames> {
+        match self.cached(path, clip) {
+            Ok(Some(frames)) => Ok(frames),
+            Ok(None) => self.decode(path, clip),
+            Err(damaged) => {
+                let Ok(frames) = self.decode(path, clip) else { return Err(damaged) };
+                tracing::warn!("{}; decoded again", one_line(&damaged));
+                if let Some(cache) = &self.cache {
+                    cache.put(&self.key(path, clip)?, path, &frames)?;
+                }
+                Ok(frames)
+            }
+        }
+    }
+
+    /// Frames, height and width in pixels of what patches show.
+    pub fn shape(&self, patches: &Patches) -> [usize; 3] {
+        let [height, width] = [patches.grid.h, patches.grid.w].map(|side| side * self.processor.patch_size);
+        [patches.times.len(), height, width]
     }
 
     /// The sampled frames of a video for people to see: in its own proportions where it can be decoded, else as prepared.
     ///
     /// # Errors
     /// It can neither be decoded nor is it prepared.
-    pub fn shown(&self, path: &Path) -> Result<Shown> {
-        let frames = self.sampled(path)?;
+    pub fn shown(&self, path: &Path, clip: Clip) -> Result<Shown> {
+        let frames = self.sampled(path, clip)?;
         let pictures = frames.images.into_iter().step_by(self.processor.temporal_patch_size).collect();
         Ok(Shown { pictures, times: frames.times })
     }
 
     #[cfg(feature = "decode")]
-    fn sampled(&self, path: &Path) -> Result<Frames> {
+    fn sampled(&self, path: &Path, clip: Clip) -> Result<Frames> {
         let small = |(width, height): (u32, u32), _| {
             let scale = (SHOWN_SIDE / f64::from(width.max(height))).min(1.0);
             Ok([width, height].map(|side| (f64::from(side) * scale).round().max(1.0) as u32).into())
         };
-        match foveate_video::decode_resized(path, &self.sampling, &self.limits, &small) {
+        match foveate_video::decode_resized(path, &self.sampling(clip), &self.limits, &small) {
             Ok(frames) => Ok(frames),
-            Err(error) => self.cached(path)?.ok_or(error.into()),
+            Err(error) => self.cached(path, clip)?.ok_or(error.into()),
         }
     }
 
     #[cfg(not(feature = "decode"))]
-    fn sampled(&self, path: &Path) -> Result<Frames> {
-        match self.cached(path)? {
-            Some(frames) => Ok(frames),
-            None => self.decode(path),
-        }
+    fn sampled(&self, path: &Path, clip: Clip) -> Result<Frames> {
+        self.frames(path, clip)
     }
 
     /// The patches of an image.
@@ -120,36 +138,44 @@ impl MediaReader {
     ///
     /// # Errors
     /// It cannot be decoded, or there is no cache to write to.
-    pub fn prepare(&self, path: &Path) -> Result<bool> {
-        if self.cached(path)?.is_some() {
+    pub fn prepare(&self, path: &Path, clip: Clip) -> Result<bool> {
+        if matches!(self.cached(path, clip), Ok(Some(_))) {
             return Ok(false);
         }
         let cache = self.cache.as_ref().context("no cache to prepare frames in")?;
-        cache.put(&self.key(path)?, path, &self.decode(path)?)?;
+        cache.put(&self.key(path, clip)?, path, &self.decode(path, clip)?)?;
         Ok(true)
     }
 
     /// Prepared frames are found by the path within the data, which is the same on every machine.
-    fn key(&self, path: &Path) -> Result<CacheKey> {
+    fn key(&self, path: &Path, clip: Clip) -> Result<CacheKey> {
         let name = path.strip_prefix(&self.root).unwrap_or(path);
-        Ok(CacheKey::new(name, &self.sampling, &self.budget, self.processor.factor())?)
+        Ok(CacheKey::new(name, &self.sampling(clip), &self.budget, self.processor.factor())?)
     }
 
-    fn cached(&self, path: &Path) -> Result<Option<Frames>> {
+    /// The sampling of a whole video, or of a part of it.
+    fn sampling(&self, clip: Clip) -> Sampling {
+        match clip {
+            None => self.sampling.clone(),
+            Some(span) => Sampling::Within { span, sampling: Box::new(self.sampling.clone()) },
+        }
+    }
+
+    fn cached(&self, path: &Path, clip: Clip) -> Result<Option<Frames>> {
         match &self.cache {
-            Some(cache) => Ok(cache.get(&self.key(path)?, path)?),
+            Some(cache) => Ok(cache.get(&self.key(path, clip)?, path)?),
             None => Ok(None),
         }
     }
 
     #[cfg(feature = "decode")]
-    fn decode(&self, path: &Path) -> Result<Frames> {
+    fn decode(&self, path: &Path, clip: Clip) -> Result<Frames> {
         let size = |size, frames| self.processor.target_size(size, frames, &self.budget);
-        Ok(foveate_video::decode_resized(path, &self.sampling, &self.limits, &size)?)
+        Ok(foveate_video::decode_resized(path, &self.sampling(clip), &self.limits, &size)?)
     }
 
     #[cfg(not(feature = "decode"))]
-    fn decode(&self, path: &Path) -> Result<Frames> {
+    fn decode(&self, path: &Path, _: Clip) -> Result<Frames> {
         bail!(
             "{}: not among prepared frames (data.cache), and this build cannot decode: see `trainer data prepare`",
             path.display()

@@ -7,16 +7,21 @@ use anyhow::Result;
 use foveate_video::Frames;
 use quick_cache::{Weighter, sync::Cache};
 
+use super::media::Clip;
+
 /// Frames of videos as they were sampled and brought to size, up to a number of bytes; those of little use are forgotten
 /// first. Threads that ask for the same video at the same time decode it once.
 #[derive(Debug)]
-pub(super) struct FrameMemory(Cache<PathBuf, Arc<Frames>, Bytes>);
+pub(super) struct FrameMemory(Cache<Key, Arc<Frames>, Bytes>);
+
+/// The file, and the bits of its part's ends.
+type Key = (PathBuf, Option<[u64; 2]>);
 
 #[derive(Debug, Clone)]
 struct Bytes;
 
-impl Weighter<PathBuf, Arc<Frames>> for Bytes {
-    fn weight(&self, _: &PathBuf, frames: &Arc<Frames>) -> u64 {
+impl Weighter<Key, Arc<Frames>> for Bytes {
+    fn weight(&self, _: &Key, frames: &Arc<Frames>) -> u64 {
         frames.images.iter().map(|image| image.as_raw().len() as u64).sum()
     }
 }
@@ -32,8 +37,9 @@ impl FrameMemory {
     ///
     /// # Errors
     /// Those of `read`; nothing is kept of them.
-    pub(super) fn get_or(&self, path: &Path, read: impl FnOnce() -> Result<Frames>) -> Result<Arc<Frames>> {
-        self.0.get_or_insert_with(path, || read().map(Arc::new))
+    pub(super) fn get_or(&self, path: &Path, clip: Clip, read: impl FnOnce() -> Result<Frames>) -> Result<Arc<Frames>> {
+        let key = (path.to_owned(), clip.map(|ends| ends.map(f64::to_bits)));
+        self.0.get_or_insert_with(&key, || read().map(Arc::new))
     }
 }
 
@@ -54,7 +60,7 @@ mod tests {
         let memory = FrameMemory::new(600);
         let mut read = 0;
         for index in [1, 2, 1, 2, 1, 3, 4, 1, 5] {
-            let found = memory.get_or(Path::new(&index.to_string()), || {
+            let found = memory.get_or(Path::new(&index.to_string()), None, || {
                 read += 1;
                 Ok(frames(index))
             });
@@ -69,11 +75,11 @@ mod tests {
     fn an_error_is_not_kept_and_without_memory_nothing_is() {
         let memory = FrameMemory::new(400);
         let path = Path::new("a.mp4");
-        assert!(memory.get_or(path, || bail!("broken")).is_err());
-        assert!(memory.get_or(path, || Ok(frames(0))).is_ok());
-        assert!(memory.get_or(path, || bail!("not read again")).is_ok());
+        assert!(memory.get_or(path, None, || bail!("broken")).is_err());
+        assert!(memory.get_or(path, None, || Ok(frames(0))).is_ok());
+        assert!(memory.get_or(path, None, || bail!("not read again")).is_ok());
         let none = FrameMemory::new(0);
-        assert!(none.get_or(path, || Ok(frames(0))).is_ok());
-        assert!(none.get_or(path, || bail!("read again")).is_err());
+        assert!(none.get_or(path, None, || Ok(frames(0))).is_ok());
+        assert!(none.get_or(path, None, || bail!("read again")).is_err());
     }
 }

@@ -4,13 +4,11 @@ mod examples;
 mod loader;
 mod media;
 mod memory;
-mod prompt;
-mod records;
 mod sampler;
+
+pub use foveate_data::{Example, Medium, Records};
 
 pub use examples::{Examples, Prepared, Preparer, View};
 pub use loader::{BadExample, Batch, Loader, LoaderOptions, LoaderState, Source};
-pub use media::{MediaReader, Shown};
-pub use prompt::Template;
-pub use records::{Example, MediaPath, Records};
+pub use media::{Clip, MediaReader, Shown};
 pub use sampler::{Epochs, Order};

@@ -169,7 +169,7 @@ impl RecordedRun {
     pub fn records(&self) -> Result<Records> {
         let data = &self.config.data;
         let file = data.train.as_deref().context("data.train is not given").user()?;
-        Records::open(file, data.media_root.as_deref())
+        data.training_records(file)
     }
 
     /// The example that a group of the run is about.

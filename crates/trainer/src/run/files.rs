@@ -1,6 +1,6 @@
 //! Files that are whole or not there: written under another name, then renamed.
 
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -12,14 +12,26 @@ use serde::de::DeserializeOwned;
 /// # Errors
 /// The file cannot be written.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_streaming(path, |file| Ok(file.write_all(bytes)?))
+}
+
+/// The same for what is too large to be held at once.
+///
+/// # Errors
+/// The file cannot be written, or those of `write`; then the old file is left as it was.
+pub fn write_streaming(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
     let name = path.file_name().context("a file's path must end in a name")?;
     let mut hidden = std::ffi::OsString::from(".");
     hidden.push(name);
     hidden.push(".tmp");
     let partial = path.with_file_name(hidden);
-    let mut file = fs_err::File::create(&partial)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
+    let mut file = BufWriter::new(fs_err::File::create(&partial)?);
+    if let Err(error) = write(&mut file) {
+        drop(file);
+        let _ = fs_err::remove_file(&partial); // the first error is the one to tell
+        return Err(error);
+    }
+    file.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()?;
     fs_err::rename(&partial, path)?;
     Ok(())
 }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 
 use super::{Run, every};
 use crate::{
-    answer::{Examinee, answered},
+    answer::{Exam, Examinee, Nowhere, answered},
     config::{Config, load_run},
     error::user_error,
     eval::{self, Item, comparison, read_items, write_items},
@@ -60,7 +60,8 @@ impl Run<'_> {
         let examinee =
             Examinee { policy: &self.policy, dir: model, text: &self.text, rubric: &self.rubric, config: self.config };
         tracing::info!("evaluating ({name})");
-        let answers = examinee.answer(test, self.stop, &answered())?;
+        let answers =
+            examinee.answer(&Exam { file: test, ablation: None, stop: self.stop }, &mut Nowhere, &answered())?;
         if self.stop.requested() {
             return Ok(None);
         }

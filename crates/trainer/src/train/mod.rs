@@ -18,7 +18,7 @@ pub(crate) use self::evaluations::{AFTER, BEFORE};
 use crate::{
     cli::TrainArgs,
     config::{Config, Demo, Resolved, resolve},
-    data::{Examples, Loader, LoaderOptions, LoaderState, Order, Records},
+    data::{Examples, Loader, LoaderOptions, LoaderState, Order},
     error::{UserContext, existing, one_line, user_error},
     measure::{StepFacts, completion_lines, metrics, tokens},
     plan,
@@ -143,7 +143,7 @@ impl<'a> Run<'a> {
         let examples = Examples::train(config, model, Arc::clone(&text))?;
         if let Some(test) = &config.data.test {
             // Hours before it is first read.
-            Records::open(test, config.data.media_root.as_deref())?;
+            config.data.test_records(test)?;
         }
         let order = Order::shuffled(examples.records().len(), config.run.seed);
         let depth = match config.data.prefetch {

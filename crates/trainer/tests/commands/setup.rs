@@ -96,7 +96,7 @@ fn settings(model: &Path, scenes: &Path) -> String {
         [data]
         train = "{scenes}/train.jsonl"
         test = "{scenes}/test.jsonl"
-        prompt = "{{question}}\n{{options}}"
+        prompt = "scenes"
         frames = {{ sampling = "uniform", count = 16 }}
         pixels = {{ min = 1024, max = 1024, total = 0 }}
         [reward]

@@ -1,12 +1,17 @@
 //! `trainer data prepare`: decodes the videos of a file of records into a frame cache.
 
+mod one;
+
 use anyhow::Result;
+use foveate_video::FrameCache;
 
 use crate::cli::PrepareArgs;
 use crate::config::resolve_plain;
-use crate::data::{Loader, LoaderOptions, LoaderState, MediaPath, MediaReader, Order, Records, Source, View};
-use crate::error::existing;
+use crate::data::{Loader, LoaderOptions, LoaderState, MediaReader, Medium, Order, Records, Source, View};
+use crate::error::{existing, user_error};
 use crate::run::Progress;
+
+const GIB: f64 = (1u64 << 30) as f64;
 
 /// Records prepared together, between which progress is shown.
 const BATCH: usize = 32;
@@ -16,12 +21,18 @@ const BATCH: usize = 32;
 /// # Errors
 /// A user error in the settings, the model or the records; or a bad example if those are to stop it.
 pub fn run(args: &PrepareArgs) -> Result<()> {
+    if let Some(video) = &args.video {
+        return one::run(args, video);
+    }
+    let (Some(model), Some(input), Some(folder)) = (&args.model, &args.input, &args.cache) else {
+        return Err(user_error("--model, --input and --cache are needed, or --video for a single one"));
+    };
     let mut config = resolve_plain(&args.settings.layers(args.algo.as_deref()))?;
-    existing("--model", &args.model)?;
-    existing("--input", &args.input)?;
-    config.data.cache = Some(args.cache.clone());
-    let records = Records::open(&args.input, config.data.media_root.as_deref())?;
-    let view = View::training(&config, &args.model);
+    existing("--model", model)?;
+    existing("--input", input)?;
+    config.data.cache = Some(folder.clone());
+    let records = config.data.training_records(input)?;
+    let view = View::training(&config, model);
     let media = MediaReader::new(&view, &config.data, records.media_root())?;
     let count = records.len();
     let options = LoaderOptions { depth: BATCH, threads: config.data.threads, on_bad: config.data.on_bad_example };
@@ -29,17 +40,27 @@ pub fn run(args: &PrepareArgs) -> Result<()> {
     let mut loader = Loader::new(videos, Order::Once(count), options, LoaderState::default())?;
     let mut progress = Progress::start(0, count as u64);
     let mut decoded = 0;
+    let cache = FrameCache::open(folder);
     loop {
         let batch = loader.batch(BATCH)?;
         if batch.examples.is_empty() {
             break;
         }
         decoded += batch.examples.iter().sum::<usize>();
+        let held = cache.bytes()?;
+        if args.max_gib.is_some_and(|most| held as f64 > most * GIB) {
+            return Err(user_error(format!(
+                "{}: {:.1} GiB after {} records, more than --max-gib; what is prepared stays",
+                folder.display(),
+                held as f64 / GIB,
+                loader.state().position
+            )));
+        }
         progress.at(loader.state().position, &format!("{decoded} videos decoded"));
     }
     progress.finish();
     let bad = loader.state().bad.len();
-    println!("{count} records, {decoded} videos decoded into {}, {bad} bad examples", args.cache.display());
+    println!("{count} records, {decoded} videos decoded into {}, {bad} bad examples", folder.display());
     Ok(())
 }
 
@@ -59,8 +80,8 @@ impl Source for Videos {
     fn prepare(&self, record: usize) -> Result<usize> {
         let mut decoded = 0;
         for media in self.records.get(record)?.media {
-            if let MediaPath::Video(path) = media {
-                decoded += usize::from(self.media.prepare(&path)?);
+            if let Medium::Video { path, clip } = media {
+                decoded += usize::from(self.media.prepare(&path, clip)?);
             }
         }
         Ok(decoded)

@@ -1,0 +1,80 @@
+//! `trainer data filter`: which records are worth training on.
+
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use anyhow::{Context, Result};
+use foveate_data::Example;
+
+use super::{records, rewrite::rewrite};
+use crate::cli::{Criterion, FilterArgs};
+use crate::difficulty::Difficulty;
+use crate::error::{UserContext, user_error};
+
+/// Writes the records that are kept.
+///
+/// # Errors
+/// A user error: the records cannot be read, or what the criterion needs is not given; or the file cannot be written.
+pub fn run(args: &FilterArgs) -> Result<()> {
+    let records = records(&args.source)?;
+    let counts = match args.by {
+        Criterion::Duplicates => {
+            let mut seen = HashSet::new();
+            rewrite(&records, &args.output, |_, example| Ok(seen.insert(asked(&example)).then_some(example)))?
+        }
+        Criterion::Length => {
+            let (least, most) = (args.min_words, args.max_words);
+            if least > most {
+                return Err(user_error(format!("--min-words {least} is above --max-words {most}")));
+            }
+            rewrite(&records, &args.output, |_, example| {
+                Ok((least..=most).contains(&words(&example)).then_some(example))
+            })?
+        }
+        Criterion::Difficulty => {
+            let model = args.model.as_deref().context("--by difficulty needs --model: whose difficulty?").user()?;
+            let solved = Difficulty::measure(&records, model, args)?;
+            rewrite(&records, &args.output, |_, example| Ok(solved.keeps(&example.id).then_some(example)))?
+        }
+    };
+    println!("{counts} in {}", args.output.display());
+    Ok(())
+}
+
+/// What two records must share to ask the same: media, question and options, whatever their letter case and blanks.
+fn asked(example: &Example) -> u64 {
+    let plain = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase();
+    let mut options: Vec<String> = example.options.iter().map(|option| plain(option)).collect();
+    options.sort();
+    let mut hasher = DefaultHasher::new();
+    (plain(&example.question), options).hash(&mut hasher);
+    for medium in &example.media {
+        medium.path().hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+/// Words of question and options.
+fn words(example: &Example) -> usize {
+    let texts = example.options.iter().chain([&example.question]);
+    texts.map(|text| text.split_whitespace().count()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_ask_the_same_if_only_blanks_case_and_order_of_options_differ() {
+        let example = |question: &str, options: &[&str]| Example {
+            question: question.into(),
+            options: options.iter().map(|text| (*text).into()).collect(),
+            ..Example::default()
+        };
+        let first = asked(&example("What falls?", &["a cup", "a book"]));
+        assert_eq!(first, asked(&example(" what  FALLS?", &["A book", "a cup"])));
+        assert_ne!(first, asked(&example("What falls?", &["a cup"])));
+        assert_ne!(first, asked(&example("What rises?", &["a cup", "a book"])));
+        assert_eq!(words(&example("What falls?", &["a cup", "a book"])), 6);
+    }
+}

@@ -1,0 +1,169 @@
+//! `trainer data inspect`: what is in a file of records, and what is missing.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use foveate_data::{Example, Medium};
+use serde::Serialize;
+
+use super::{records, rewrite};
+use crate::cli::InspectArgs;
+use crate::run::write_json;
+
+/// What was found.
+#[derive(Debug, Default, Serialize)]
+struct Report {
+    records: usize,
+    bad: usize,
+    source: BTreeMap<String, usize>,
+    kind: BTreeMap<String, usize>,
+    problem_type: BTreeMap<String, usize>,
+    duration: BTreeMap<String, usize>,
+    media: BTreeMap<&'static str, usize>,
+    /// Words of question and options.
+    words: Range,
+    options: Range,
+    /// Media that are not there, or that `--probe` could not read.
+    missing: Vec<PathBuf>,
+    missing_count: usize,
+    unreadable: Vec<String>,
+    unreadable_count: usize,
+    /// Seconds of the videos, with `--probe`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seconds: Option<Range>,
+}
+
+/// Least, mean and most of a number.
+#[derive(Debug, Default, Serialize)]
+struct Range {
+    min: f64,
+    mean: f64,
+    max: f64,
+    #[serde(skip)]
+    count: usize,
+}
+
+impl Range {
+    fn add(&mut self, value: f64) {
+        self.min = if self.count == 0 { value } else { self.min.min(value) };
+        self.max = self.max.max(value);
+        self.count += 1;
+        self.mean += (value - self.mean) / self.count as f64;
+    }
+}
+
+/// Names of missing and unreadable media that a report holds.
+const NAMED: usize = 100;
+
+/// Counts the records and looks for their media.
+///
+/// # Errors
+/// A user error: the records cannot be read; or the report cannot be written.
+pub fn run(args: &InspectArgs) -> Result<()> {
+    let records = records(&args.source)?;
+    let mut report = Report { seconds: args.probe.then(Range::default), ..Report::default() };
+    let mut known = BTreeMap::new();
+    rewrite::each(&records, |_, example| {
+        report.records += 1;
+        match example {
+            Ok(example) => report.add(&example, &mut known),
+            Err(error) => {
+                report.bad += 1;
+                rewrite::name(report.bad, &error);
+            }
+        }
+        Ok(())
+    })?;
+    if args.probe {
+        report.probe(known.into_iter().filter_map(|(path, there)| there.then_some(path)).collect());
+    }
+    print!("{}", report.table());
+    if let Some(path) = &args.output {
+        write_json(path, &report)?;
+    }
+    Ok(())
+}
+
+impl Report {
+    fn add(&mut self, example: &Example, known: &mut BTreeMap<PathBuf, bool>) {
+        let counted = [
+            (&mut self.source, example.source.clone()),
+            (&mut self.kind, example.kind.clone()),
+            (&mut self.problem_type, example.problem.to_string()),
+            (&mut self.duration, example.duration.clone()),
+        ];
+        for (counts, name) in counted {
+            if !name.is_empty() {
+                *counts.entry(name).or_default() += 1;
+            }
+        }
+        let texts = example.options.iter().chain([&example.question]);
+        self.words.add(texts.map(|text| text.split_whitespace().count()).sum::<usize>() as f64);
+        self.options.add(example.options.len() as f64);
+        for medium in &example.media {
+            let kind = if matches!(medium, Medium::Video { .. }) { "video" } else { "image" };
+            *self.media.entry(kind).or_default() += 1;
+            let there = match known.get(medium.path()) {
+                Some(there) => *there,
+                None => {
+                    let there = medium.path().is_file();
+                    known.insert(medium.path().to_owned(), there);
+                    if !there && self.missing.len() < NAMED {
+                        self.missing.push(medium.path().to_owned());
+                    }
+                    there
+                }
+            };
+            self.missing_count += usize::from(!there);
+        }
+    }
+
+    /// Opens every file and decodes a frame of it.
+    fn probe(&mut self, paths: Vec<PathBuf>) {
+        let mut progress = crate::run::Progress::start(0, paths.len() as u64);
+        for (number, path) in (1..).zip(paths) {
+            match super::probe::seconds(&path) {
+                Ok(Some(seconds)) => self.seconds.get_or_insert_default().add(seconds),
+                Ok(None) => {}
+                Err(error) => {
+                    self.unreadable_count += 1;
+                    if self.unreadable.len() < NAMED {
+                        self.unreadable.push(crate::error::one_line(&error));
+                    }
+                }
+            }
+            progress.at(number, "media opened");
+        }
+        progress.finish();
+    }
+
+    fn table(&self) -> String {
+        let mut rows = vec![("records".to_owned(), self.records.to_string()), ("bad".to_owned(), self.bad.to_string())];
+        let counted = [
+            ("source", &self.source),
+            ("kind", &self.kind),
+            ("problem type", &self.problem_type),
+            ("duration", &self.duration),
+        ];
+        for (name, counts) in counted {
+            rows.extend(counts.iter().map(|(value, count)| (format!("{name} {value}"), count.to_string())));
+        }
+        rows.extend(self.media.iter().map(|(kind, count)| (format!("{kind}s"), count.to_string())));
+        let range = |range: &Range| format!("{:.1} ({:.0} to {:.0})", range.mean, range.min, range.max);
+        rows.push(("words, mean (range)".into(), range(&self.words)));
+        rows.push(("options, mean (range)".into(), range(&self.options)));
+        if let Some(seconds) = self.seconds.as_ref().filter(|seconds| seconds.count > 0) {
+            rows.push(("seconds of a video, mean (range)".into(), range(seconds)));
+        }
+        rows.push(("missing media".into(), self.missing_count.to_string()));
+        if self.seconds.is_some() {
+            rows.push(("unreadable media".into(), self.unreadable_count.to_string()));
+        }
+        let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+        let lines = rows.iter().map(|(name, value)| format!("{name:<width$}  {value}\n"));
+        let named = self.missing.iter().take(5).map(|path| format!("missing: {}\n", path.display()));
+        let broken = self.unreadable.iter().take(5).map(|error| format!("unreadable: {error}\n"));
+        lines.chain(named).chain(broken).collect()
+    }
+}

@@ -1,0 +1,126 @@
+//! Answers of an evaluation under way, so that one that was stopped can go on.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+
+use crate::answer::Keep;
+use crate::data::LoaderState;
+use crate::eval::Item;
+
+/// A file whose first line says what is asked, and every further line holds a batch of answers.
+#[derive(Debug)]
+pub(super) struct Begun {
+    path: PathBuf,
+    file: File,
+    items: Vec<Item>,
+    state: LoaderState,
+}
+
+/// A batch of answers, and where the loader stood after it.
+#[derive(Serialize, Deserialize)]
+struct Batch {
+    state: LoaderState,
+    items: Vec<Item>,
+}
+
+impl Begun {
+    /// Goes on with the file if the same was asked; else begins anew.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(super) fn open(path: &Path, asked: &str) -> Result<Self> {
+        let (batches, whole) = read(path, asked).unwrap_or_default();
+        let state = batches.last().map(|batch| batch.state.clone()).unwrap_or_default();
+        let items: Vec<Item> = batches.into_iter().flat_map(|batch| batch.items).collect();
+        if let Some(folder) = path.parent() {
+            fs_err::create_dir_all(folder)?;
+        }
+        let mut file = if whole > 0 {
+            let file = fs_err::OpenOptions::new().append(true).open(path)?.into_file();
+            file.set_len(whole)?; // a line that was being written when the evaluation ended
+            tracing::info!("going on after {} answers", items.len());
+            file
+        } else {
+            fs_err::File::create(path)?.into_file()
+        };
+        if whole == 0 {
+            writeln!(file, "{}", serde_json::to_string(asked)?)?;
+        }
+        Ok(Self { path: path.to_owned(), file, items, state })
+    }
+
+    /// Takes the file away, once all answers are kept elsewhere.
+    pub(super) fn remove(self) -> Result<()> {
+        Ok(fs_err::remove_file(&self.path)?)
+    }
+}
+
+impl Keep for Begun {
+    fn kept(&mut self) -> (Vec<Item>, LoaderState) {
+        (std::mem::take(&mut self.items), self.state.clone())
+    }
+
+    fn keep(&mut self, state: &LoaderState, items: &[Item]) -> Result<()> {
+        let batch = Batch { state: state.clone(), items: items.to_vec() };
+        Ok(writeln!(self.file, "{}", serde_json::to_string(&batch)?)?)
+    }
+}
+
+/// The batches of a file that asks the same, and the length of what is whole in it, in bytes.
+fn read(path: &Path, asked: &str) -> Option<(Vec<Batch>, u64)> {
+    let mut lines = BufReader::new(File::open(path).ok()?);
+    let (mut batches, mut whole, mut line) = (Vec::new(), 0, String::new());
+    while lines.read_line(&mut line).ok()? > 0 && line.ends_with('\n') {
+        if whole == 0 {
+            let found: String = serde_json::from_str(&line).ok()?;
+            if found != asked {
+                tracing::warn!("{}: another evaluation was begun here; it is dropped", path.display());
+                return None;
+            }
+        } else {
+            let Ok(batch) = serde_json::from_str(&line) else { break };
+            batches.push(batch);
+        }
+        whole += line.len() as u64;
+        line.clear();
+    }
+    Some((batches, whole))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(id: &str) -> Item {
+        serde_json::from_value(serde_json::json!({
+            "id": id, "kind": "", "answer": "A", "completion": "", "accuracy": 1.0, "reward": 1.0, "length": 1, "truncated": false
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn what_was_kept_is_there_again_up_to_a_line_that_was_cut_off() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("items.jsonl.partial");
+        let mut begun = Begun::open(&path, "this").unwrap();
+        assert_eq!(begun.kept(), (vec![], LoaderState::default()));
+        let states = [1, 3].map(|position| LoaderState { position, ..LoaderState::default() });
+        begun.keep(&states[0], &[item("a")]).unwrap();
+        begun.keep(&states[1], &[item("b"), item("c")]).unwrap();
+        drop(begun);
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"state\": ").unwrap();
+
+        let mut again = Begun::open(&path, "this").unwrap();
+        assert_eq!(again.kept(), (vec![item("a"), item("b"), item("c")], states[1].clone()));
+        assert_eq!(std::fs::read(&path).unwrap(), whole);
+        let mut other = Begun::open(&path, "that").unwrap();
+        assert_eq!(other.kept(), (vec![], LoaderState::default()));
+        other.remove().unwrap();
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,98 @@
+//! What is done to files of records, and rewards of completions made elsewhere.
+
+use serde_json::{Value, json};
+use trainer::run::write_atomically;
+
+use crate::setup::{error, lines, shared, succeed, text};
+
+#[test]
+fn records_are_converted_inverted_filtered_and_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let [converted, inverted, filtered, report] =
+        ["converted.jsonl", "inverted.jsonl", "filtered.jsonl", "report.json"].map(|name| folder.path().join(name));
+    let scenes = shared().scenes.join("train.jsonl");
+    let said = succeed(&["data", "convert", "--input", text(&scenes), "--output", text(&converted)]);
+    assert!(said.starts_with("20 of 20 records kept in "), "{said}");
+
+    let all = ["--style", "next-gqa", "--probability", "1", "--as-released", "--seed", "5"];
+    let invert = |output| {
+        let files = ["data", "invert", "--input", text(&converted), "--output", output];
+        succeed(&[&files[..], &all].concat())
+    };
+    let single = lines(&converted).iter().filter(|record| record["answer"].as_str().unwrap().len() == 1).count();
+    assert!(invert(text(&inverted)).contains(&format!("{single} of them inverted")) && single > 10);
+    let first = std::fs::read(&inverted).unwrap();
+    invert(text(&inverted));
+    assert_eq!(std::fs::read(&inverted).unwrap(), first);
+    assert_eq!(lines(&inverted).iter().filter(|record| record["is_negated"] == json!(true)).count(), single);
+
+    let twice = [std::fs::read(&converted).unwrap(), std::fs::read(&converted).unwrap()].concat();
+    let both = folder.path().join("both.jsonl");
+    write_atomically(&both, &twice).unwrap();
+    let said = succeed(&["data", "filter", "--by", "duplicates", "--input", text(&both), "--output", text(&filtered)]);
+    assert!(said.starts_with("20 of 40 records kept"), "{said}");
+
+    let root = ["--media-root", text(&shared().scenes)];
+    let inspect = ["data", "inspect", "--input", text(&both), "--probe", "--output", text(&report)];
+    let said = succeed(&[&inspect[..], &root].concat());
+    assert!(said.contains("unreadable media") && said.contains("video"), "{said}");
+    let report: Value = serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap();
+    assert_eq!(
+        (&report["records"], &report["missing_count"], &report["unreadable_count"]),
+        (&json!(40), &json!(0), &json!(0))
+    );
+    assert!(succeed(&["data", "inspect", "--input", text(&both)]).contains("missing media"));
+}
+
+#[test]
+fn questions_that_a_model_always_or_never_solves_are_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let shared = shared();
+    let kept = |name: &str, range: [&str; 2]| {
+        let output = folder.path().join(name);
+        let scenes = shared.scenes.join("test.jsonl");
+        let files = ["data", "filter", "--by", "difficulty", "--input", text(&scenes), "--output", text(&output)];
+        let model = ["--model", text(&shared.model), "--config", text(&shared.config), "--samples", "3"];
+        let range = ["--min-accuracy", range[0], "--max-accuracy", range[1]];
+        succeed(&[&files[..], &model, &range].concat());
+        lines(&output).iter().map(|record| record["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let [never, sometimes, always] =
+        [["0", "0.1"], ["0.2", "0.8"], ["0.9", "1"]].map(|range| kept("kept.jsonl", range));
+    assert_eq!(never.len() + sometimes.len() + always.len(), 6);
+    assert!(!sometimes.is_empty() && sometimes.len() < 6, "{never:?} {sometimes:?} {always:?}");
+}
+
+#[test]
+fn one_video_is_prepared_as_a_processor_would() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("one.safetensors");
+    let video = shared().scenes.join("videos/train-00000.mp4");
+    let size = ["--num-frames", "8", "--min-pixels", "3136", "--max-pixels", "3136"];
+    succeed(&[&["data", "prepare", "--video", text(&video), "--output", text(&output)][..], &size].concat());
+    let bytes = std::fs::read(&output).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(tensors.tensor("pixel_values_videos").unwrap().shape(), [4 * 4 * 4, 3 * 2 * 14 * 14]);
+    assert_eq!(tensors.tensor("frame_indices").unwrap().shape(), [8]);
+    let missing = error(&["data", "prepare", "--video", text(&video)], 2);
+    assert!(missing.contains("--output"), "{missing}");
+}
+
+#[test]
+fn rewards_of_completions_are_given_line_by_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let [input, output] = ["in.jsonl", "out.jsonl"].map(|name| folder.path().join(name));
+    let line = |completion: &str| {
+        json!({"id": 1, "problem_type": "numerical", "solution": "<answer>3.5</answer>", "completion": completion,
+            "scorers": ["accuracy", "format"]})
+        .to_string()
+    };
+    let text_of = [line("<think>x</think><answer>3.50</answer>"), line("3.5")].join("\n");
+    write_atomically(&input, text_of.as_bytes()).unwrap();
+    succeed(&["reward", "--input", text(&input), "--output", text(&output)]);
+    let breakdowns: Vec<Value> = lines(&output).iter().map(|line| line["breakdown"].clone()).collect();
+    assert_eq!(breakdowns, [json!({"accuracy": 1.0, "format": 1.0}), json!({"accuracy": 0.0, "format": 0.0})]);
+    write_atomically(&input, b"{\"solution\": \"B\"}").unwrap();
+    let wrong = error(&["reward", "--input", text(&input), "--output", text(&output)], 2);
+    assert!(wrong.contains("in.jsonl:1") && wrong.contains("completion"), "{wrong}");
+}

@@ -1,0 +1,119 @@
+//! Evaluations: of a data set in its own format, with less of the videos, gone on with, and compared.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use trainer::run::write_atomically;
+
+use crate::setup::{error, lines, metrics, shared, succeed, text, train};
+
+/// The scenes of a file as Video-R1 would write them.
+fn as_video_r1(from: &Path, to: &Path) {
+    let records: Vec<Value> = lines(from)
+        .iter()
+        .map(|scene| {
+            json!({
+                "problem_id": scene["id"], "problem": scene["question"], "data_type": "video",
+                "problem_type": "multiple choice", "options": scene["options"], "path": scene["video"],
+                "solution": format!("<answer>{}</answer>", scene["answer"].as_str().unwrap()),
+                "data_source": scene["kind"],
+            })
+        })
+        .collect();
+    write_atomically(to, &serde_json::to_vec_pretty(&records).unwrap()).unwrap();
+}
+
+fn evaluated(output: &Path, more: &[&str]) -> String {
+    let shared = shared();
+    let base = ["eval", "--model", text(&shared.model), "--config", text(&shared.config), "--output", text(output)];
+    succeed(&[&base, more].concat())
+}
+
+#[test]
+fn a_file_in_the_format_of_video_r1_is_evaluated_and_trained_on_with_and_without_a_cache() {
+    let shared = shared();
+    let folder = tempfile::tempdir().unwrap();
+    let [test, train_file] = ["test", "train"].map(|name| {
+        let path = folder.path().join(format!("{name}.json"));
+        as_video_r1(&shared.scenes.join(format!("{name}.jsonl")), &path);
+        path
+    });
+    let root = format!("data.media_root={}", shared.scenes.display());
+    let [own, decoded, cached] = ["own", "decoded", "cached"].map(|name| folder.path().join(format!("{name}.jsonl")));
+    evaluated(&own, &[]);
+    let asked = ["--data", text(&test), "--benchmark", "video-r1", "--set", &root];
+    evaluated(&decoded, &asked);
+    let answers = |path: &Path| {
+        let answer = |item: &serde_json::Map<String, Value>| {
+            (item["completion"].clone(), item["accuracy"].clone(), item["shapes"].clone())
+        };
+        lines(path).iter().map(answer).collect::<Vec<_>>()
+    };
+    assert_eq!(answers(&own), answers(&decoded));
+    assert_eq!(lines(&decoded)[0]["shapes"], json!([[16, 32, 32]]));
+
+    let cache = folder.path().join("cache");
+    let prepare = ["data", "prepare", "--model", text(&shared.model), "--config", text(&shared.config), "--set", &root];
+    let prepare = [&prepare[..], &["--set", "data.format=video-r1", "--cache", text(&cache)]].concat();
+    for file in [&test, &train_file] {
+        succeed(&[&prepare[..], &["--input", text(file)]].concat());
+    }
+    let from_cache = format!("data.cache={}", cache.display());
+    evaluated(&cached, &[&asked[..], &["--set", &from_cache]].concat());
+    assert_eq!(std::fs::read(&decoded).unwrap(), std::fs::read(&cached).unwrap());
+
+    let [with, without] = ["with", "without"].map(|name| folder.path().join(name));
+    let data = format!("data.train={}", train_file.display());
+    let set =
+        [data.as_str(), &root, "data.format=video-r1", "data.test_format=foveate", "run.steps=2", "eval.at_ends=false"];
+    succeed(&train("grpo", &without, &set).args());
+    succeed(&train("grpo", &with, &[&set[..], &[&from_cache]].concat()).args());
+    assert_eq!(metrics(&with), metrics(&without));
+}
+
+#[test]
+fn taking_the_video_away_is_reported_pair_by_pair() {
+    let folder = tempfile::tempdir().unwrap();
+    for ablation in ["blind", "shuffle", "first-frame", "other-video"] {
+        let output = folder.path().join("items.jsonl");
+        let said = evaluated(&output, &["--ablate", ablation, "--set", "eval.limit=3"]);
+        assert!(said.contains(&format!("before: {ablation}")) && said.contains("McNemar's exact test"), "{said}");
+        let less = lines(&output.with_extension(format!("{ablation}.jsonl")));
+        let whole = lines(&output);
+        assert_eq!((less.len(), whole.len()), (3, 3));
+        let blind = json!([]);
+        assert_eq!(less[0]["shapes"] == blind, ablation == "blind");
+        assert_eq!(less[0]["shapes"][0][0] == 1, ablation == "first-frame", "{}", less[0]["shapes"]);
+        assert_eq!(whole[0]["shapes"], json!([[16, 32, 32]]));
+        assert!(!folder.path().join("items.jsonl.partial").exists());
+    }
+}
+
+#[test]
+fn an_evaluation_goes_on_with_what_was_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let [whole, again] = ["whole.jsonl", "again.jsonl"].map(|name| folder.path().join(name));
+    evaluated(&whole, &["--set", "eval.batch=2"]);
+    // Stop after the first batch: SIGINT as soon as it is kept.
+    let shared = shared();
+    let partial = folder.path().join("again.jsonl.partial");
+    let args = ["eval", "--model", text(&shared.model), "--config", text(&shared.config), "--output", text(&again)];
+    let args = [&args[..], &["--set", "eval.batch=2"]].concat();
+    let mut child = crate::setup::program(&args).stdout(std::process::Stdio::null()).spawn().unwrap();
+    while child.try_wait().unwrap().is_none() {
+        if std::fs::read_to_string(&partial).is_ok_and(|text| text.lines().count() >= 2) {
+            let _ = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    child.wait().unwrap();
+    succeed(&args);
+    assert_eq!(std::fs::read(&whole).unwrap(), std::fs::read(&again).unwrap());
+    assert!(!partial.exists());
+
+    let said = succeed(&["eval", "--compare", text(&whole), text(&again)]);
+    assert!(said.contains("p = 1.00e0"), "{said}");
+    let missing = error(&["eval", "--compare", text(&whole), "/no/such.jsonl"], 2);
+    assert!(missing.contains("/no/such.jsonl"), "{missing}");
+}
