@@ -34,7 +34,7 @@ struct Item<'a> {
 
 #[derive(Deserialize)]
 struct Scores {
-    scores: Vec<Option<f32>>,
+    scores: Vec<Option<f64>>,
 }
 
 /// Why one attempt gave no scores.
@@ -123,7 +123,7 @@ impl Remote {
             return Err(Failure::Count { found: scores.len() });
         }
         // A number too large for f32 is no score.
-        Ok(scores.into_iter().map(|score| score.filter(|score| score.is_finite())).collect())
+        Ok(scores.into_iter().map(|score| score.map(|score| score as f32).filter(|score| score.is_finite())).collect())
     }
 }
 
