@@ -79,7 +79,9 @@ impl Medium {
 /// `path` taken from `root`, without `.` and `..`; an absolute path must lie in `root`.
 fn inside(root: &Path, path: &Path) -> Result<PathBuf, Fault> {
     let mut found = root.to_owned();
-    let relative = path.strip_prefix(root).unwrap_or(path);
+    // A root may be given relative to the current folder, and a path in it as an absolute one.
+    let whole = std::path::absolute(root).unwrap_or_else(|_| root.to_owned());
+    let relative = path.strip_prefix(root).or_else(|_| path.strip_prefix(&whole)).unwrap_or(path);
     let mut depth = 0usize;
     for component in relative.components() {
         match component {
@@ -105,14 +107,6 @@ impl Example {
     /// What its completions are judged by.
     pub fn gold(&self) -> Answer {
         Answer::new(&self.answer).of(self.problem).with_times(self.spans.clone())
-    }
-
-    /// The first video.
-    pub fn first_video(&self) -> Option<&Path> {
-        self.media.iter().find_map(|medium| match medium {
-            Medium::Video { path, .. } => Some(path.as_path()),
-            Medium::Image(_) => None,
-        })
     }
 }
 

@@ -55,8 +55,11 @@ const STAR: &[(&str, &str)] = &[
 impl Inversion {
     /// The example as it stands in the new file, `negated` set; `number` is its place in the old one.
     ///
-    /// Only a question with one right letter and a wrong option can be inverted; any other stays as it is.
+    /// Only a question with one right letter and a wrong option that is not inverted yet can be; any other stays as it is.
     pub fn apply(&self, example: Example, number: u64) -> Example {
+        if example.negated == Some(true) {
+            return example;
+        }
         let mut random = ChaCha8Rng::seed_from_u64(self.seed);
         random.set_stream(number);
         let chosen = random.random_bool(self.probability);
@@ -86,6 +89,9 @@ fn inverted(example: Example, right: usize, question: Option<String>, random: &m
         options: kept.iter().map(|index| example.options[*index].clone()).collect(),
         answer: letters.join(","),
         negated: Some(true),
+        // Neither a thought for the old answer nor the place where it is seen says anything of the new ones.
+        target: None,
+        spans: Vec::new(),
         ..example
     }
 }

@@ -4,6 +4,7 @@
 //! not to be used. They are filled in with `question`, `options` (each with `letter` and `text`), `problem` (the problem
 //! type's name), `duration` (seconds) and `frames` (number of frames) of the first video.
 
+use foveate_reward::ProblemType;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, UndefinedBehavior, Value, context};
 use serde::Deserialize;
@@ -29,7 +30,7 @@ pub struct Prompts {
 /// What is known of an example's media when its prompt is written.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Seen {
-    /// Length of the first video, seconds.
+    /// Length of the first video, or of the part of it that is shown, seconds; two decimals are told.
     pub duration: f64,
     /// Its frames that are shown.
     pub frames: usize,
@@ -63,9 +64,15 @@ impl Prompts {
             }
         }
         let prompts = Self { name: name.to_owned(), environment, has_system };
-        let marked = Example { question: MARK.to_owned(), ..Example::default() };
-        if !prompts.fill(&marked, Seen::default())?.user.contains(MARK) {
-            return Err(fault("user: expected {{ question }} in it".to_owned()));
+        // Every type of problem, with options and without, so that what is wrong shows before anything is trained.
+        let options = [Vec::new(), vec![String::new(); 2]];
+        for (problem, options) in
+            ProblemType::ALL.into_iter().flat_map(|problem| options.iter().map(move |o| (problem, o)))
+        {
+            let marked = Example { question: MARK.to_owned(), problem, options: options.clone(), ..Example::default() };
+            if !prompts.fill(&marked, Seen::default())?.user.contains(MARK) {
+                return Err(fault("user: expected {{ question }} in it".to_owned()));
+            }
         }
         Ok(prompts)
     }
@@ -82,7 +89,7 @@ impl Prompts {
             question => &example.question,
             options => options,
             problem => example.problem.to_string(),
-            duration => seen.duration,
+            duration => (100.0 * seen.duration).round() / 100.0,
             frames => seen.frames,
         };
         let part = |part: &str| {
@@ -138,6 +145,7 @@ mod tests {
     fn a_wrong_prompt_file_is_named_with_what_is_wrong() {
         for (text, reason) in [
             ("user = \"{{ queston }}\"", "undefined value"),
+            ("user = \"{{ question }}{% for o in options %}{{ o.txt }}{% endfor %}\"", "undefined value"),
             ("user = \"{{ question\"", "syntax error"),
             ("user = \"Look.\"", "expected {{ question }} in it"),
             ("usr = \"{{ question }}\"", "unknown field `usr`"),

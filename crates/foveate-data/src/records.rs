@@ -152,8 +152,7 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(of_folder)? {
         let path = entry.map_err(of_folder)?.path();
-        let end = path.extension().and_then(|end| end.to_str()).unwrap_or_default();
-        if path.is_file() && ["json", "jsonl", "csv", "tsv", "parquet"].contains(&end) {
+        if path.is_file() && Store::knows(&path) {
             found.push(path);
         }
     }

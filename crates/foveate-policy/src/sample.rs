@@ -152,6 +152,9 @@ pub(crate) struct Repetition {
 impl Repetition {
     /// With every completion's prompt noted; `None` if nothing is penalised.
     pub(crate) fn new(draws: &[Draw<'_>], params: &SamplingParams, vocabulary: i64) -> Option<Self> {
+        if params.repetition_penalty == 1.0 {
+            return None;
+        }
         let device = draws.first()?.prompt.ids.device();
         let of_prompt = |draw: &Draw<'_>| {
             let row = Tensor::zeros([vocabulary], (Kind::Bool, device)).index_fill(0, &draw.prompt.ids, 1);
@@ -160,7 +163,7 @@ impl Repetition {
         let none = Tensor::zeros([1, vocabulary], (Kind::Bool, device));
         let rows: Vec<Tensor> = draws.iter().map(of_prompt).chain([none]).collect();
         let (penalty, length) = (params.repetition_penalty, params.max_new_tokens as i64);
-        (penalty != 1.0).then(|| Self { penalty, length, seen: Tensor::cat(&rows, 0) })
+        Some(Self { penalty, length, seen: Tensor::cat(&rows, 0) })
     }
 
     fn rows(&self, places: &Tensor) -> Tensor {

@@ -29,8 +29,10 @@ impl Default for Accuracy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AnswerRule {
-    /// The text of the first `<answer>`, stripped, equals the answer.
+    /// The text of the first `<answer>`, stripped, equals the answer: several letters only in its order and without blanks.
     VideoR1,
+    /// The letters in the first `<answer>`, split at commas, are those of the answer, in any order (foveate's own).
+    Letters,
     /// There is exactly one `<answer>` with nothing but a capital letter, and it is the answer's.
     Appo,
 }
@@ -55,8 +57,8 @@ impl Scorer for Accuracy {
 /// | free-form | mean F1 of ROUGE-1, ROUGE-2 and ROUGE-L with stemming |
 /// | regression | 1 less the relative error, not below 0 |
 ///
-/// Several letters are right as the same set, whatever their order, in the first `<answer>` (`VideoR1`) or in the only
-/// one (`Appo`). The others are the rules of Video-R1 (arXiv 2503.21776), which take the text of the first `<answer>`.
+/// Several letters are right as the same set, whatever their order, in the first `<answer>` under `Letters` and in the only
+/// one under `Appo`, whose own rule knows single letters only. The others are the rules of Video-R1 (arXiv 2503.21776), which take the text of the first `<answer>`.
 /// What Python takes for a number is one: `1e5`, `inf`, digits of any script; commas are dropped before.
 pub fn accuracy(answer: &Answer, completion: &str, rule: AnswerRule) -> Option<f32> {
     let gold = answer.text();
@@ -78,8 +80,8 @@ fn is_right_choice(answer: &Answer, completion: &str, rule: AnswerRule) -> bool 
     let given = answer_text(completion);
     let is_same_set = || parts(given) == parts(answer.text());
     match rule {
-        AnswerRule::VideoR1 if answer.is_multiple() => is_same_set(),
-        AnswerRule::VideoR1 => given == answer.text(),
+        AnswerRule::Letters if answer.is_multiple() => is_same_set(),
+        AnswerRule::VideoR1 | AnswerRule::Letters => given == answer.text(),
         AnswerRule::Appo if answer.is_multiple() => completion.matches(OPEN).count() == 1 && is_same_set(),
         AnswerRule::Appo => only_letter(completion) == Some(answer.text()),
     }
@@ -130,7 +132,12 @@ mod tests {
 
     #[test]
     fn several_letters_are_compared_as_sets() {
-        assert_eq!(scores("A,C", "<answer>C, A</answer>"), (Some(1.0), Some(1.0)));
+        let letters = |given: &str| accuracy(&Answer::new("A,C"), given, AnswerRule::Letters);
+        assert_eq!(letters("<answer>C , A</answer><answer>B</answer>"), Some(1.0));
+        assert_eq!([letters("<answer>A</answer>"), letters("<answer>A,B,C</answer>")], [Some(0.0); 2]);
+        assert_eq!(accuracy(&Answer::new("B"), "<answer> B</answer>", AnswerRule::Letters), Some(1.0));
+        assert_eq!(scores("A,C", "<answer> A,C </answer>"), (Some(1.0), Some(1.0)));
+        assert_eq!(scores("A,C", "<answer>C, A</answer>"), (Some(0.0), Some(1.0)));
         assert_eq!(scores("A,C", "<answer>A</answer>"), (Some(0.0), Some(0.0)));
         assert_eq!(scores("A,C", "<answer>A,B,C</answer>"), (Some(0.0), Some(0.0)));
         assert_eq!(scores("A,C", "<answer>A,C</answer><answer>A,C</answer>"), (Some(1.0), Some(0.0)));

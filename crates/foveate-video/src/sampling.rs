@@ -61,9 +61,11 @@ impl Sampling {
             }
             Self::Within { span: [start, end], sampling } => {
                 let first = index_at(times, duration, *start)?;
-                let after = times.partition_point(|&time| time < *end).max(first + 1);
+                // At least a pair, which sampling by rate needs, where the video has one.
+                let after = times.partition_point(|&time| time < *end).max(first + FRAME_FACTOR).min(total);
+                let first = first.min(after.saturating_sub(FRAME_FACTOR));
                 let part: Vec<f64> = times[first..after].iter().map(|time| time - times[first]).collect();
-                let length = end.min(duration) - times[first];
+                let length = (end.min(duration) - times[first]).max(part.len() as f64 * duration / total as f64);
                 sampling.indices(&part, length)?.into_iter().map(|index| first + index).collect()
             }
             Self::Times(wanted) => wanted.iter().map(|&t| index_at(times, duration, t)).collect::<Result<_, _>>()?,
@@ -141,9 +143,11 @@ mod tests {
         let uniform = Sampling::Uniform { frames: 4 };
         assert_eq!(within([2.0, 3.0], uniform.clone()).unwrap(), [8, 9, 10, 11]);
         assert_eq!(within([9.5, 99.0], uniform.clone()).unwrap(), [38, 38, 39, 39]);
-        assert_eq!(within([3.0, 3.0], uniform.clone()).unwrap(), [12; 4]);
+        assert_eq!(within([3.0, 3.0], uniform.clone()).unwrap(), [12, 12, 13, 13]);
         let by_rate = Sampling::Fps { fps: 2.0, min_frames: 2, max_frames: 8 };
         assert_eq!(within([0.0, 10.0], by_rate.clone()).unwrap(), by_rate.indices(&times, 10.0).unwrap());
+        assert_eq!(within([10.0, 10.0], by_rate.clone()).unwrap(), [38, 39]);
+        assert_eq!(within([3.0, 3.1], by_rate).unwrap(), [12, 13]);
         assert!(within([11.0, 12.0], uniform).is_err());
     }
 

@@ -14,7 +14,8 @@ use crate::{
     cli::Ablation,
     config::Config,
     counterfactual::reordered,
-    data::{BadExample, Example, Examples, Loader, LoaderOptions, LoaderState, Order, Prepared},
+    data::{BadExample, Examples, Loader, LoaderOptions, LoaderState, Order, Prepared},
+    error::user_error,
     eval::Item,
     observe::mean_over_layers,
     run::{Progress, Stop},
@@ -84,6 +85,8 @@ pub struct Answers {
     pub items: Vec<Item>,
     /// Examples that could not be read, of those that were met this time.
     pub bad: Vec<BadExample>,
+    /// How many could not be read at all.
+    pub bad_total: usize,
 }
 
 impl Examinee<'_> {
@@ -104,7 +107,7 @@ impl Examinee<'_> {
         };
         let (items, state) = keep.kept();
         let mut loader = Loader::new(examples, Order::Once(count), options, state)?;
-        let mut answers = Answers { items, bad: Vec::new() };
+        let mut answers = Answers { items, ..Answers::default() };
         each(loader.state().position as usize, count);
         while !exam.stop.requested() {
             let batch = loader.batch(eval.batch)?;
@@ -116,6 +119,11 @@ impl Examinee<'_> {
             keep.keep(loader.state(), &items)?;
             answers.items.extend(items);
             each(loader.state().position as usize, count);
+        }
+        answers.bad_total = loader.state().bad.len();
+        if answers.items.is_empty() && answers.bad_total > 0 {
+            let first = answers.bad.first().map_or_else(String::new, |bad| format!("; {}: {}", bad.name, bad.error));
+            return Err(user_error(format!("none of the {count} examples can be used{first}")));
         }
         Ok(answers)
     }
@@ -169,7 +177,7 @@ impl Examinee<'_> {
 
     fn item(&self, sample: &Prepared, rollout: &Rollout) -> Result<Item> {
         let example = &sample.example;
-        let judged = judge(self.rubric, self.text, example, rollout)?;
+        let judged = judge(self.rubric, self.text, sample, rollout)?;
         let (completion, reward) = judged.into_iter().next().context("no completion was drawn")?;
         let attention = rollout.frame_attention.as_ref().map(mean_over_layers).transpose()?;
         let of_tokens =
@@ -182,7 +190,7 @@ impl Examinee<'_> {
             given: answer_text(&completion).to_owned(),
             accuracy: reward.accuracy,
             reward: reward.total,
-            scores: also(example, &completion),
+            scores: also(sample, &completion),
             completion,
             length: rollout.ids[0].len(),
             truncated: rollout.truncated[0],
@@ -200,23 +208,25 @@ impl Examinee<'_> {
 pub fn judge(
     rubric: &Rubric,
     text: &TextProcessor,
-    example: &Example,
+    sample: &Prepared,
     rollout: &Rollout,
 ) -> Result<Vec<(String, Reward)>> {
     let texts: Vec<String> = rollout.ids.iter().map(|ids| text.decode(ids)).collect::<Result<_, _>>()?;
     let lengths = rollout.ids.iter().map(Vec::len);
     let completions: Vec<Completion<'_>> =
         texts.iter().zip(lengths).map(|(text, length)| Completion { text, tokens: Some(length) }).collect();
-    let rewards = rubric.score_group(&example.question, &example.gold(), &completions)?;
+    let rewards = rubric.score_group(&sample.asked, &sample.example.gold(), &completions)?;
     Ok(texts.into_iter().zip(rewards).collect())
 }
 
-/// What is reported beside the rubric's accuracy, where it applies.
-fn also(example: &Example, completion: &str) -> BTreeMap<String, f32> {
-    let gold = example.gold();
+/// What is reported beside the rubric's accuracy, where it applies: partial credit where several letters are right, the
+/// overlap in time where the prompt asks for times and they are known, and the relative accuracy of numbers.
+fn also(sample: &Prepared, completion: &str) -> BTreeMap<String, f32> {
+    let gold = sample.example.gold();
+    let asks_times = sample.asked.contains("<time>");
     let scores = [
         ("soft", gold.is_multiple().then(|| soft_choice(&gold, completion)).flatten()),
-        ("iou", completion.contains("<time>").then(|| temporal_iou(&gold, completion, TimeBins::Exact)).flatten()),
+        ("iou", asks_times.then(|| temporal_iou(&gold, completion, TimeBins::Exact)).flatten()),
         ("relative", mean_relative_accuracy(&gold, completion)),
     ];
     scores.into_iter().filter_map(|(name, score)| Some((name.to_owned(), score?))).collect()

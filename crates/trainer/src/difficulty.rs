@@ -16,10 +16,10 @@ use crate::data::{Examples, Loader, LoaderOptions, LoaderState, Order};
 use crate::error::{UserContext, existing, user_error};
 use crate::train::load_options;
 
-/// Shares of right completions by example.
+/// Shares of right completions by record.
 #[derive(Debug)]
 pub struct Difficulty {
-    shares: HashMap<String, f64>,
+    shares: HashMap<usize, f64>,
     least: f64,
     most: f64,
 }
@@ -30,7 +30,7 @@ impl Difficulty {
     /// # Errors
     /// A user error: the model or the examples cannot be read, or a setting is wrong.
     pub fn measure(records: &Records, model: &Path, args: &FilterArgs) -> Result<Self> {
-        let mut config = resolve_plain(&args.settings.layers(None))?;
+        let mut config = resolve_plain(&args.settings.layers(args.algo.as_deref()))?;
         existing("--model", model)?;
         if args.samples == 0 || args.min_accuracy > args.max_accuracy {
             return Err(user_error("expected --samples of at least 1 and --min-accuracy of at most --max-accuracy"));
@@ -44,18 +44,21 @@ impl Difficulty {
         let rubric = Rubric::new(config.reward.clone()).user()?;
         let examinee = Examinee { policy: &policy, dir: model, text: &text, rubric: &rubric, config: &config };
         let shares = examinee.shares(records.len(), args.samples)?;
+        if shares.is_empty() {
+            return Err(user_error("none of the examples could be prepared and judged"));
+        }
         Ok(Self { shares, least: args.min_accuracy, most: args.max_accuracy })
     }
 
-    /// Whether the example is neither too hard nor too easy; one that could not be prepared or judged is not kept.
-    pub fn keeps(&self, id: &str) -> bool {
-        self.shares.get(id).is_some_and(|share| (self.least..=self.most).contains(share))
+    /// Whether the record is neither too hard nor too easy; one that could not be prepared or judged is not kept.
+    pub fn keeps(&self, record: usize) -> bool {
+        self.shares.get(&record).is_some_and(|share| (self.least..=self.most).contains(share))
     }
 }
 
 impl Examinee<'_> {
     /// The share of right ones among `samples` completions of every training example.
-    fn shares(&self, count: usize, samples: usize) -> Result<HashMap<String, f64>> {
+    fn shares(&self, count: usize, samples: usize) -> Result<HashMap<usize, f64>> {
         let (config, rollout) = (self.config, &self.config.rollout);
         let examples = Examples::train(config, self.dir, Arc::clone(self.text))?;
         let batch = rollout.prompts_per_step;
@@ -74,17 +77,23 @@ impl Examinee<'_> {
         let (mut shares, each) = (HashMap::new(), answered());
         loop {
             let prepared = loader.batch(batch)?.examples;
-            if prepared.is_empty() {
+            let Some(first) = prepared.first().map(|example| example.record as u64) else {
+                let bad = loader.state().bad.len();
+                if bad > 0 {
+                    tracing::warn!("{bad} records could not be prepared and are not kept");
+                }
                 return Ok(shares);
-            }
+            };
             let prompts: Vec<_> =
                 prepared.iter().map(|example| self.policy.encode(&example.prompt)).collect::<Result<_, _>>()?;
-            let rollouts = self.completions(shares.len() as u64, &prompts, &params, samples)?;
+            let rollouts = self.completions(first, &prompts, &params, samples)?;
             for (example, rollout) in prepared.iter().zip(rollouts) {
-                let judged = judge(self.rubric, self.text, &example.example, &rollout)?;
+                let judged = judge(self.rubric, self.text, example, &rollout)?;
                 let right: Vec<f64> = judged.iter().map(|(_, reward)| f64::from(reward.accuracy)).collect();
                 let share = right.iter().sum::<f64>() / samples as f64;
-                shares.insert(example.example.id.clone(), share);
+                if !share.is_nan() {
+                    shares.insert(example.record, share);
+                }
             }
             each(loader.state().position as usize, count);
         }

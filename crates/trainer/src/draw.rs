@@ -161,7 +161,7 @@ impl Stepper<'_> {
     }
 
     fn score(&self, group: &Group) -> Result<Scores> {
-        let judged = |rollout| judge(self.rubric, self.text, &group.example.example, rollout);
+        let judged = |rollout| judge(self.rubric, self.text, &group.example, rollout);
         let (texts, rewards): (Vec<String>, Vec<Reward>) = judged(&group.rollout)?.into_iter().unzip();
         // A group of one has no contrast completion, and so no accuracy of one.
         let contrast = self.algorithm.needs(group.media).contrast.then(|| {

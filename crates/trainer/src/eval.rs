@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{run::write_atomically, stats::EventAttention};
@@ -253,7 +253,10 @@ pub fn write_items(path: &Path, items: &[Item]) -> Result<()> {
 /// The file cannot be read or holds something else.
 pub fn read_items(path: &Path) -> Result<Vec<Item>> {
     let text = fs_err::read_to_string(path)?;
-    text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+    let item = |(number, line)| {
+        serde_json::from_str(line).with_context(|| format!("{}:{number}: expected an item", path.display()))
+    };
+    (1..).zip(text.lines()).map(item).collect()
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use foveate_reward::ProblemType;
 
-use crate::Fault;
 use crate::example::letter;
+use crate::{Example, Fault};
 
 /// The texts of options that may carry their letters (`A. red`, `(A) red`, `A) red`, `A: red`, `A.red`); left as they
 /// are unless all of them carry the letters of their places.
@@ -91,9 +91,18 @@ pub(super) fn in_lines(text: &str, label: impl Fn(&str, usize) -> Option<&str>) 
     (lines[..from].join("\n"), options.into_iter().map(|option| option.trim().to_owned()).collect())
 }
 
-/// How the answer to a question without options is judged: as a number if it is one.
-pub(super) fn open(answer: &str) -> ProblemType {
-    if answer.trim().parse::<f64>().is_ok() { ProblemType::Numerical } else { ProblemType::FreeForm }
+/// Gives a question without options its answer: yes and no become its options, a number is judged as one, and anything
+/// else as free text, whose score for a single word is at most 2/3, since it has no pair of words.
+pub(super) fn answer_openly(example: &mut Example, answer: &str) {
+    let options = ["yes", "no"];
+    if let Some(index) = options.iter().position(|option| option.eq_ignore_ascii_case(answer.trim())) {
+        example.options = options.map(str::to_owned).to_vec();
+        example.answer = letter(index);
+        return;
+    }
+    let is_number = answer.trim().parse::<f64>().is_ok();
+    example.problem = if is_number { ProblemType::Numerical } else { ProblemType::FreeForm };
+    example.answer = answer.to_owned();
 }
 
 #[cfg(test)]

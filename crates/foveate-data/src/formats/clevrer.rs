@@ -63,8 +63,8 @@ impl Record for Scene {
                     example.options = found.into_iter().map(|choice| choice.choice).collect();
                 }
                 None => {
-                    example.answer = lenient::required(&format!("questions[{index}].answer"), question.answer)?;
-                    example.problem = choices::open(&example.answer);
+                    let answer = lenient::required(&format!("questions[{index}].answer"), question.answer)?;
+                    choices::answer_openly(&mut example, &answer);
                 }
             }
             if !example.answer.is_empty() {

@@ -51,10 +51,7 @@ impl Record for Question {
                 example.options = choices::by_letter("choices", self.choices)?;
                 example.answer = choices::named("answer", &self.answer, &example.options)?;
             }
-            QuestionType::OpenEnded => {
-                example.problem = choices::open(&self.answer);
-                example.answer = self.answer;
-            }
+            QuestionType::OpenEnded => choices::answer_openly(&mut example, &self.answer),
         }
         Ok(vec![example])
     }

@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 
-use foveate_reward::ProblemType;
 use serde::Deserialize;
 
 use super::{At, Record, choices};
@@ -37,8 +36,7 @@ impl Record for Video {
                 };
                 (example.question, example.options) = choices::in_lines(&question, label);
                 if example.options.is_empty() {
-                    example.problem = ProblemType::FreeForm;
-                    example.answer = answer;
+                    choices::answer_openly(&mut example, &answer);
                 } else {
                     let lines: Vec<String> =
                         question.lines().skip(example.question.lines().count()).map(str::to_owned).collect();

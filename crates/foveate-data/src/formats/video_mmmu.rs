@@ -55,23 +55,21 @@ impl Record for Question {
     fn examples(self, at: &At<'_>) -> Result<Vec<Example>, Fault> {
         let track = track(at.file)?;
         let discipline = discipline(&self.id)?;
-        let options = choices::texts(self.options);
-        let (problem, answer) = if options.is_empty() {
-            (choices::open(&self.answer), self.answer)
-        } else {
-            (Default::default(), choices::named("answer", &self.answer, &options)?)
-        };
-        Ok(vec![Example {
+        let mut example = Example {
             id: format!("{track}-{}", self.id),
             media: vec![Medium::video(format!("{discipline}/{}.mp4", self.id))],
             question: self.question,
-            options,
-            answer,
-            problem,
+            options: choices::texts(self.options),
             kind: track.to_owned(),
             source: "Video-MMMU".to_owned(),
             ..Example::default()
-        }])
+        };
+        if example.options.is_empty() {
+            choices::answer_openly(&mut example, &self.answer);
+        } else {
+            example.answer = choices::named("answer", &self.answer, &example.options)?;
+        }
+        Ok(vec![example])
     }
 }
 

@@ -57,7 +57,7 @@ impl Record for Question {
             problem: self.problem_type,
             kind: self.problem_type.to_string(),
             source: self.data_source,
-            target: self.process.map(|process| process + &self.solution),
+            target: self.process.map(|process| process + "\n" + &self.solution),
             ..Example::default()
         }])
     }

@@ -1,7 +1,7 @@
 //! A JSON value on each line.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Result, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, Error, Result, Seek, SeekFrom};
 
 use super::Span;
 
@@ -19,7 +19,8 @@ pub(super) fn index(mut file: &File) -> Result<Vec<Span>> {
         }
         number += 1;
         if !line.trim_ascii().is_empty() {
-            spans.push(Span { start, length: read as u32, number, key: 0 });
+            let length = u32::try_from(read).map_err(|_| Error::other(format!("line {number} has more than 4 GiB")))?;
+            spans.push(Span { start, length, number, key: 0 });
         }
         start += read as u64;
     }

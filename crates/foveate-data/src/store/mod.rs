@@ -62,7 +62,7 @@ impl Store {
     /// records, or an object of them), `csv`, `tsv` or `parquet`.
     pub(crate) fn open(path: &Path) -> Result<Self, DataError> {
         let of_file = |source| DataError::File { path: path.to_owned(), source };
-        let extension = path.extension().and_then(|end| end.to_str()).unwrap_or_default().to_ascii_lowercase();
+        let extension = extension(path);
         let file = File::open(path).map_err(of_file)?;
         let content = |reason: String| DataError::Content { path: path.to_owned(), reason };
         let (file, layout, spans) = match extension.as_str() {
@@ -98,6 +98,11 @@ impl Store {
         Ok(Self { path: path.to_owned(), file, layout, spans })
     }
 
+    /// Whether a file's name ends as that of a file of records.
+    pub(crate) fn knows(path: &Path) -> bool {
+        ["json", "jsonl", "csv", "tsv", "parquet"].contains(&extension(path).as_str())
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -131,6 +136,10 @@ impl Store {
         let value = serde_json::from_slice(value).map_err(|error| fault(reason(&error)))?;
         Ok(Raw { key, value })
     }
+}
+
+fn extension(path: &Path) -> String {
+    path.extension().and_then(|end| end.to_str()).unwrap_or_default().to_ascii_lowercase()
 }
 
 /// serde_json's message with the column only: lines are counted from the record's beginning, which tells nothing.

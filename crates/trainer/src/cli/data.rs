@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use foveate_data::{Format, Style};
 
-use super::SettingsArgs;
+use super::{SettingsArgs, word};
 use crate::scenes;
 
 /// What `data` can do.
@@ -67,24 +67,6 @@ pub struct ConvertArgs {
     pub output: PathBuf,
 }
 
-/// Whose questions are negated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum InvertStyle {
-    /// The second word of the question
-    NextGqa,
-    /// The beginning of the question, or its second word
-    Star,
-}
-
-impl From<InvertStyle> for Style {
-    fn from(style: InvertStyle) -> Self {
-        match style {
-            InvertStyle::NextGqa => Self::NextGqa,
-            InvertStyle::Star => Self::Star,
-        }
-    }
-}
-
 /// What `data invert` is told.
 #[derive(Debug, Clone, Args)]
 pub struct InvertArgs {
@@ -94,9 +76,9 @@ pub struct InvertArgs {
     /// File for foveate's own records
     #[arg(long, value_name = "FILE")]
     pub output: PathBuf,
-    /// Whose words are negated
-    #[arg(long, value_enum)]
-    pub style: InvertStyle,
+    /// Whose words are negated: `next-gqa` (the second word) or `star` (the beginning, or the second word)
+    #[arg(long, value_name = "STYLE", value_parser = word::<Style>)]
+    pub style: Style,
     /// Probability that a question is inverted
     #[arg(long, value_name = "P", default_value_t = 0.5, value_parser = probability)]
     pub probability: f64,
@@ -154,6 +136,9 @@ pub struct FilterArgs {
     /// Greatest share of right ones (difficulty)
     #[arg(long, value_name = "SHARE", default_value_t = 0.8, value_parser = probability)]
     pub max_accuracy: f64,
+    /// Algorithm whose file says how completions are drawn and judged (difficulty)
+    #[arg(long, value_name = "NAME")]
+    pub algo: Option<String>,
     /// Configuration: `model`, `data`, `rollout` and `reward` are used (difficulty).
     #[command(flatten)]
     pub settings: SettingsArgs,
@@ -226,8 +211,8 @@ pub struct PrepareArgs {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["input", "cache", "max_gib", "algo", "config", "set"])]
     pub video: Option<PathBuf>,
     /// Frames of that video, evenly
-    #[arg(long, value_name = "N", default_value_t = 16, requires = "video")]
-    pub num_frames: usize,
+    #[arg(long, value_name = "N", default_value_t = 16, requires = "video", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub num_frames: u32,
     /// Fewest pixels of a frame of that video [default: the preprocessor's]
     #[arg(long, value_name = "N", requires = "video")]
     pub min_pixels: Option<usize>,

@@ -53,6 +53,9 @@ pub struct EvalArgs {
     /// Compare two files of items by their examples, and do nothing else
     #[arg(long, num_args = 2, value_names = ["BEFORE", "AFTER"], conflicts_with_all = ["model", "data", "benchmark", "output", "ablate"])]
     pub compare: Option<Vec<PathBuf>>,
+    /// Algorithm whose file says how questions are put, answered and judged
+    #[arg(long, value_name = "NAME")]
+    pub algo: Option<String>,
     /// Configuration: `model`, `data`, `eval` and `reward` are used.
     #[command(flatten)]
     pub settings: SettingsArgs,

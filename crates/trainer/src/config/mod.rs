@@ -73,7 +73,8 @@ impl Config {
         let (a, b) = (&self.data, &other.data);
         self.eval.protocol() == other.eval.protocol()
             && self.eval_tokens() == other.eval_tokens()
-            && (&a.test, &a.prompt, a.time_scale) == (&b.test, &b.prompt, b.time_scale)
+            && (&a.test, &a.test_format, &a.media_root) == (&b.test, &b.test_format, &b.media_root)
+            && (&a.prompt, a.time_scale, a.max_prompt_tokens) == (&b.prompt, b.time_scale, b.max_prompt_tokens)
             && (&a.frames, &a.pixels) == (&b.frames, &b.pixels)
             && self.reward == other.reward
     }

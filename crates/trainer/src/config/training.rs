@@ -212,7 +212,7 @@ impl Default for EvalTable {
 
 impl EvalTable {
     /// The table without what leaves the answers as they are: when they are asked for, and how many at a time.
-    pub(super) fn protocol(&self) -> Self {
+    pub(crate) fn protocol(&self) -> Self {
         Self { at_ends: true, every: 0, batch: 0, ..self.clone() }
     }
 }

@@ -34,10 +34,11 @@ pub fn run(args: &FilterArgs) -> Result<()> {
         Criterion::Difficulty => {
             let model = args.model.as_deref().context("--by difficulty needs --model: whose difficulty?").user()?;
             let solved = Difficulty::measure(&records, model, args)?;
-            rewrite(&records, &args.output, |_, example| Ok(solved.keeps(&example.id).then_some(example)))?
+            rewrite(&records, &args.output, |record, example| Ok(solved.keeps(record).then_some(example)))?
         }
     };
     println!("{counts} in {}", args.output.display());
+    super::named(&records);
     Ok(())
 }
 

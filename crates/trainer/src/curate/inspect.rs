@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::{records, rewrite};
 use crate::cli::InspectArgs;
+use crate::error::user_error;
 use crate::run::write_json;
 
 /// What was found.
@@ -61,6 +62,9 @@ const NAMED: usize = 100;
 /// # Errors
 /// A user error: the records cannot be read; or the report cannot be written.
 pub fn run(args: &InspectArgs) -> Result<()> {
+    if args.probe && !cfg!(feature = "decode") {
+        return Err(user_error("--probe: this build cannot decode videos"));
+    }
     let records = records(&args.source)?;
     let mut report = Report { seconds: args.probe.then(Range::default), ..Report::default() };
     let mut known = BTreeMap::new();

@@ -20,6 +20,11 @@ fn records(source: &SourceArgs) -> Result<Records> {
     Records::open(&source.input, source.format, source.media_root.as_deref()).user()
 }
 
+/// Says where the media of what was written lie.
+fn named(records: &Records) {
+    println!("media are named relative to {0}: data.media_root={0}", records.media_root().display());
+}
+
 /// Writes a data set as foveate's own records.
 ///
 /// # Errors
@@ -28,6 +33,7 @@ pub fn convert(args: &ConvertArgs) -> Result<()> {
     let records = records(&args.source)?;
     let counts = rewrite::rewrite(&records, &args.output, |_, example| Ok(Some(example)))?;
     println!("{counts} in {}", args.output.display());
+    named(&records);
     Ok(())
 }
 
@@ -37,12 +43,8 @@ pub fn convert(args: &ConvertArgs) -> Result<()> {
 /// A user error: the records cannot be read, or the probability is none; or the file cannot be written.
 pub fn invert(args: &InvertArgs) -> Result<()> {
     let records = records(&args.source)?;
-    let inversion = Inversion {
-        style: args.style.into(),
-        probability: args.probability,
-        as_released: args.as_released,
-        seed: args.seed,
-    };
+    let inversion =
+        Inversion { style: args.style, probability: args.probability, as_released: args.as_released, seed: args.seed };
     let mut negated = 0;
     let counts = rewrite::rewrite(&records, &args.output, |number, example: Example| {
         let example = inversion.apply(example, number as u64);
@@ -50,5 +52,6 @@ pub fn invert(args: &InvertArgs) -> Result<()> {
         Ok(Some(example))
     })?;
     println!("{counts}, {negated} of them inverted, in {}", args.output.display());
+    named(&records);
     Ok(())
 }

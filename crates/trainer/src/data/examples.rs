@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use foveate_policy::{Content, Media, Message, ModelConfig, Prompt, TextProcessor};
 
-use foveate_data::{Prompts, Seen};
+use foveate_data::{Prompts, Seen, Turn};
 
 use super::{Example, MediaReader, Medium, Records, Source};
 use crate::cli::Ablation;
@@ -19,6 +19,10 @@ use crate::stats::event_frames;
 pub struct Prepared {
     /// The record.
     pub example: Example,
+    /// Its number in the file, counted from 0.
+    pub record: usize,
+    /// What is asked, after the media.
+    pub asked: String,
     /// The prompt with its media.
     pub prompt: Prompt,
     /// Frames, height and width in pixels of each medium as the policy sees it.
@@ -106,15 +110,20 @@ impl Examples {
         Ok(Self { ablation, ..Self::open(config.data.test_records(file)?, &view, config, text)? })
     }
 
-    /// The media of the next example that shows as many others.
+    /// The media of the next example that shows other media of the same kinds.
     fn other_media(&self, record: usize, example: &Example) -> Result<Vec<Medium>> {
+        if example.media.is_empty() {
+            return Ok(Vec::new());
+        }
         let all = self.records.len();
         let mut others = (1..all).filter_map(|step| self.records.get((record + step) % all).ok());
-        let paths = |media: &[Medium]| media.iter().map(|medium| medium.path().to_owned()).collect::<Vec<_>>();
-        let differs =
-            |other: &Example| other.media.len() == example.media.len() && paths(&other.media) != paths(&example.media);
-        let found = others.find(differs);
-        Ok(found.context("no other example shows as many other media")?.media)
+        let is_video = |medium: &Medium| matches!(medium, Medium::Video { .. });
+        let differs = |other: &Example| {
+            let kinds = |media: &[Medium]| media.iter().map(is_video).collect::<Vec<_>>();
+            let mut pairs = other.media.iter().zip(&example.media);
+            kinds(&other.media) == kinds(&example.media) && pairs.all(|(other, own)| other.path() != own.path())
+        };
+        Ok(others.find(differs).context("no other example shows other media of the same kinds")?.media)
     }
 
     /// The records.
@@ -146,7 +155,9 @@ impl Preparer {
         let media = example.media.iter().map(|path| self.read(path)).collect::<Result<Vec<_>>>()?;
         let event = event(&example, &media);
         let shapes = media.iter().map(|medium| self.media.shape(medium.patches())).collect();
-        let prompt = self.text.prompt(&self.messages(&example, &media)?, media)?;
+        let turn = self.prompts.fill(&example, seen(&example, &media))?;
+        let asked = turn.user.clone();
+        let prompt = self.text.prompt(&messages(turn, &media), media)?;
         if prompt.ids.len() > self.longest {
             bail!(
                 "the prompt has {} tokens, more than the {} that data.max_prompt_tokens and the model allow",
@@ -154,7 +165,7 @@ impl Preparer {
                 self.longest
             );
         }
-        Ok(Prepared { example, prompt, shapes, event })
+        Ok(Prepared { example, record: 0, asked, prompt, shapes, event })
     }
 
     fn read(&self, medium: &Medium) -> Result<Media> {
@@ -163,21 +174,34 @@ impl Preparer {
             Medium::Image(path) => Media::Image(Arc::new(self.media.image(path)?)),
         })
     }
+}
 
-    fn messages(&self, example: &Example, media: &[Media]) -> Result<Vec<Message>> {
-        let video = media.iter().find_map(|medium| match medium {
-            Media::Video(patches) => Some(Seen { duration: patches.duration, frames: patches.times.len() }),
-            Media::Image(_) => None,
-        });
-        let turn = self.prompts.fill(example, video.unwrap_or_default())?;
-        let system = turn.system.map(|text| Message { role: "system".into(), content: vec![Content::Text(text)] });
-        let shown = media.iter().map(|medium| match medium {
-            Media::Video(_) => Content::Video,
-            Media::Image(_) => Content::Image,
-        });
-        let user = Message { role: "user".into(), content: shown.chain([Content::Text(turn.user)]).collect() };
-        Ok(system.into_iter().chain([user]).collect())
-    }
+/// What a prompt may tell of the first video: its length and frames, or those of the part that is shown.
+fn seen(example: &Example, media: &[Media]) -> Seen {
+    let clips = example.media.iter().filter_map(|medium| match medium {
+        Medium::Video { clip, .. } => Some(*clip),
+        Medium::Image(_) => None,
+    });
+    let patches = media.iter().filter_map(|medium| match medium {
+        Media::Video(patches) => Some(patches),
+        Media::Image(_) => None,
+    });
+    let first = patches.zip(clips).next();
+    first.map_or(Seen::default(), |(patches, clip)| {
+        let whole = patches.duration;
+        let duration = clip.map_or(whole, |[start, end]| (end.min(whole) - start).max(0.0));
+        Seen { duration, frames: patches.times.len() }
+    })
+}
+
+fn messages(turn: Turn, media: &[Media]) -> Vec<Message> {
+    let system = turn.system.map(|text| Message { role: "system".into(), content: vec![Content::Text(text)] });
+    let shown = media.iter().map(|medium| match medium {
+        Media::Video(_) => Content::Video,
+        Media::Image(_) => Content::Image,
+    });
+    let user = Message { role: "user".into(), content: shown.chain([Content::Text(turn.user)]).collect() };
+    system.into_iter().chain([user]).collect()
 }
 
 impl Source for Examples {
@@ -195,7 +219,11 @@ impl Source for Examples {
             Some(Ablation::Shuffle | Ablation::FirstFrame) | None => {}
         }
         let id = example.id.clone();
-        self.preparer.ready(example).with_context(|| id)
+        let mut prepared = Prepared { record, ..self.preparer.ready(example).with_context(|| id)? };
+        if self.ablation.is_some() {
+            prepared.event.clear(); // the frames are not where the data says
+        }
+        Ok(prepared)
     }
 }
 

@@ -80,8 +80,10 @@ impl MediaReader {
             Err(damaged) => {
                 let Ok(frames) = self.decode(path, clip) else { return Err(damaged) };
                 tracing::warn!("{}; decoded again", one_line(&damaged));
-                if let Some(cache) = &self.cache {
-                    cache.put(&self.key(path, clip)?, path, &frames)?;
+                if let Some(cache) = &self.cache
+                    && let Err(error) = cache.put(&self.key(path, clip)?, path, &frames)
+                {
+                    tracing::warn!("{error}");
                 }
                 Ok(frames)
             }

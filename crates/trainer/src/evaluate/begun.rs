@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::answer::Keep;
 use crate::data::LoaderState;
+use crate::error::{UserContext, user_error};
 use crate::eval::Item;
 
 /// A file whose first line says what is asked, and every further line holds a batch of answers.
@@ -28,27 +29,33 @@ struct Batch {
 }
 
 impl Begun {
-    /// Goes on with the file if the same was asked; else begins anew.
+    /// Goes on with the file if there is one.
     ///
     /// # Errors
-    /// The file cannot be written.
+    /// A user error: the file holds answers to something else, or another process writes to it; or it cannot be written.
     pub(super) fn open(path: &Path, asked: &str) -> Result<Self> {
-        let (batches, whole) = read(path, asked).unwrap_or_default();
-        let state = batches.last().map(|batch| batch.state.clone()).unwrap_or_default();
-        let items: Vec<Item> = batches.into_iter().flat_map(|batch| batch.items).collect();
-        if let Some(folder) = path.parent() {
-            fs_err::create_dir_all(folder)?;
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            fs_err::create_dir_all(folder).user()?;
         }
-        let mut file = if whole > 0 {
-            let file = fs_err::OpenOptions::new().append(true).open(path)?.into_file();
-            file.set_len(whole)?; // a line that was being written when the evaluation ended
-            tracing::info!("going on after {} answers", items.len());
-            file
-        } else {
-            fs_err::File::create(path)?.into_file()
+        let options = fs_err::OpenOptions::new().read(true).append(true).create(true).clone();
+        let mut file = options.open(path).user()?.into_file();
+        if file.try_lock().is_err() {
+            return Err(user_error(format!("{}: another evaluation is writing here", path.display())));
+        }
+        let found = read(&file, asked)?;
+        let Found::Same { batches, whole } = found else {
+            let what = "answers to other questions, another model or under other settings: finish that evaluation, remove the \
+                file, or name another --output";
+            return Err(user_error(format!("{}: it holds {what}", path.display())));
         };
+        file.set_len(whole)?; // a line that was being written when the evaluation ended
         if whole == 0 {
             writeln!(file, "{}", serde_json::to_string(asked)?)?;
+        }
+        let state = batches.last().map(|batch| batch.state.clone()).unwrap_or_default();
+        let items: Vec<Item> = batches.into_iter().flat_map(|batch| batch.items).collect();
+        if !items.is_empty() {
+            tracing::info!("going on after {} answers", items.len());
         }
         Ok(Self { path: path.to_owned(), file, items, state })
     }
@@ -70,16 +77,21 @@ impl Keep for Begun {
     }
 }
 
-/// The batches of a file that asks the same, and the length of what is whole in it, in bytes.
-fn read(path: &Path, asked: &str) -> Option<(Vec<Batch>, u64)> {
-    let mut lines = BufReader::new(File::open(path).ok()?);
+/// What a file holds.
+enum Found {
+    /// Answers to the same, and the length of what is whole of them, in bytes.
+    Same { batches: Vec<Batch>, whole: u64 },
+    /// Something else.
+    Other,
+}
+
+fn read(file: &File, asked: &str) -> Result<Found> {
+    let mut lines = BufReader::new(file);
     let (mut batches, mut whole, mut line) = (Vec::new(), 0, String::new());
-    while lines.read_line(&mut line).ok()? > 0 && line.ends_with('\n') {
+    while lines.read_line(&mut line)? > 0 && line.ends_with('\n') {
         if whole == 0 {
-            let found: String = serde_json::from_str(&line).ok()?;
-            if found != asked {
-                tracing::warn!("{}: another evaluation was begun here; it is dropped", path.display());
-                return None;
+            if !serde_json::from_str::<String>(&line).is_ok_and(|found| found == asked) {
+                return Ok(Found::Other);
             }
         } else {
             let Ok(batch) = serde_json::from_str(&line) else { break };
@@ -88,7 +100,7 @@ fn read(path: &Path, asked: &str) -> Option<(Vec<Batch>, u64)> {
         whole += line.len() as u64;
         line.clear();
     }
-    Some((batches, whole))
+    Ok(Found::Same { batches, whole })
 }
 
 #[cfg(test)]
@@ -118,9 +130,13 @@ mod tests {
         let mut again = Begun::open(&path, "this").unwrap();
         assert_eq!(again.kept(), (vec![item("a"), item("b"), item("c")], states[1].clone()));
         assert_eq!(std::fs::read(&path).unwrap(), whole);
-        let mut other = Begun::open(&path, "that").unwrap();
-        assert_eq!(other.kept(), (vec![], LoaderState::default()));
-        other.remove().unwrap();
+        let busy = Begun::open(&path, "this").unwrap_err().to_string();
+        assert!(busy.contains("another evaluation is writing here"), "{busy}");
+        drop(again);
+        let other = Begun::open(&path, "that").unwrap_err().to_string();
+        assert!(other.contains("name another --output"), "{other}");
+        assert_eq!(std::fs::read(&path).unwrap(), whole, "nothing is lost");
+        Begun::open(&path, "this").unwrap().remove().unwrap();
         assert!(!path.exists());
     }
 }

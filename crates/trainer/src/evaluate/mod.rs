@@ -34,7 +34,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     let (Some(model), Some(output)) = (&args.model, &args.output) else {
         return Err(anyhow::anyhow!("--model and --output are needed")).user();
     };
-    let mut config = resolve_plain(&args.settings.layers(None))?;
+    let mut config = resolve_plain(&args.settings.layers(args.algo.as_deref()))?;
     config.data.test_format = args.benchmark.or(config.data.test_format);
     existing("--model", model)?;
     let file = args.data.as_deref().or(config.data.test.as_deref());
@@ -48,59 +48,56 @@ pub fn run(args: &EvalArgs) -> Result<()> {
 
     println!("{}", protocol(&config));
     let stop = Stop::listen()?;
-    let Some(whole) = sit(&examinee, &file, None, output, &stop)? else { return Ok(()) };
+    let exam = Exam { file: &file, ablation: None, stop: &stop };
+    let mut kept = Vec::new();
+    let Some(whole) = sit(&examinee, &exam, output, &mut kept)? else { return Ok(()) };
     print!("{}", table(&whole));
     if let Some(event) = event(&whole) {
         println!("attention on the event's frames: {:.3}, {:.3} if it were uniform", event.mass, event.uniform);
     }
     if let Some(ablation) = args.ablate {
-        let word = word(ablation);
-        let path = output.with_extension(format!("{word}.jsonl"));
-        let Some(less) = sit(&examinee, &file, Some(ablation), &path, &stop)? else { return Ok(()) };
-        println!("\nwhat the media are worth (before: {word}; after: as they are)");
+        let path = ablated(output, ablation);
+        let Some(less) = sit(&examinee, &Exam { ablation: Some(ablation), ..exam }, &path, &mut kept)? else {
+            return Ok(());
+        };
+        println!("\nwhat the media are worth (before: {}; after: as they are)", word(ablation));
         print!("{}", paired::table(&less, &whole).user()?);
     }
-    Ok(())
+    kept.into_iter().try_for_each(Begun::remove)
 }
 
-/// Answers the file, from where an earlier evaluation was stopped; `None` if this one is stopped too.
-fn sit(
-    examinee: &Examinee<'_>,
-    file: &Path,
-    ablation: Option<Ablation>,
-    output: &Path,
-    stop: &Stop,
-) -> Result<Option<Vec<Item>>> {
-    let asked = asked(examinee, file, ablation);
-    let mut begun = Begun::open(&partial(output), &asked)?;
-    let exam = Exam { file, ablation, stop };
-    let answers = examinee.answer(&exam, &mut begun, &answered())?;
-    if stop.requested() {
+/// Answers the file, from where an earlier evaluation was stopped; `None` if this one is stopped too. What it goes on from
+/// is added to `kept`, to be removed once all that was asked is done.
+fn sit(examinee: &Examinee<'_>, exam: &Exam<'_>, output: &Path, kept: &mut Vec<Begun>) -> Result<Option<Vec<Item>>> {
+    let mut begun = Begun::open(&appended(output, ".partial"), &asked(examinee, exam)?)?;
+    let answers = examinee.answer(exam, &mut begun, &answered())?;
+    kept.push(begun);
+    if exam.stop.requested() {
         println!("stopped after {} answers; the same command goes on from there", answers.items.len());
         return Ok(None);
     }
-    if !answers.bad.is_empty() {
-        println!("{} examples could not be read and are left out", answers.bad.len());
+    if answers.bad_total > 0 {
+        println!("{} examples could not be read and are left out", answers.bad_total);
     }
     write_items(output, &answers.items)?;
-    begun.remove()?;
     Ok(Some(answers.items))
 }
 
-/// What two evaluations must share for one to go on with the other's answers.
-fn asked(examinee: &Examinee<'_>, file: &Path, ablation: Option<Ablation>) -> String {
+/// What two evaluations must share for one to go on with the other's answers: files and settings.
+fn asked(examinee: &Examinee<'_>, exam: &Exam<'_>) -> Result<String> {
     let config = examinee.config;
-    let ablated = ablation.map_or("", word);
-    let (data, reward) = (&config.data, &config.reward);
-    format!(
-        "{} | {} | {:?} | {} | {} | {} | {reward:?} | {ablated}",
-        examinee.dir.display(),
-        file.display(),
-        data.test_format.unwrap_or(data.format),
-        data.prompt,
-        config.run.seed,
-        protocol(config)
-    )
+    let prompt = Path::new(&config.data.prompt);
+    let files = [state(examinee.dir), state(&examinee.dir.join("model.safetensors")), state(exam.file), state(prompt)];
+    let model = &config.model;
+    let settings =
+        (&config.data, config.eval.protocol(), &config.reward, model.dtype, config.eval_tokens(), config.run.seed);
+    Ok(serde_json::to_string(&(files, settings, exam.ablation.map(word)))?)
+}
+
+/// A file's name, length and time of change.
+fn state(path: &Path) -> (String, Option<(u64, Option<std::time::SystemTime>)>) {
+    let facts = fs_err::metadata(path).ok().map(|facts| (facts.len(), facts.modified().ok()));
+    (path.display().to_string(), facts)
 }
 
 fn word(ablation: Ablation) -> &'static str {
@@ -112,9 +109,16 @@ fn word(ablation: Ablation) -> &'static str {
     }
 }
 
-fn partial(output: &Path) -> PathBuf {
-    let mut name = output.as_os_str().to_owned();
-    name.push(".partial");
+/// Where the answers without some of the media go: `items.jsonl` to `items.blind.jsonl`.
+fn ablated(output: &Path, ablation: Ablation) -> PathBuf {
+    let name = output.to_string_lossy();
+    let stem = name.strip_suffix(".jsonl").unwrap_or(&name);
+    format!("{stem}.{}.jsonl", word(ablation)).into()
+}
+
+fn appended(path: &Path, end: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(end);
     name.into()
 }
 

@@ -10,17 +10,25 @@ use crate::eval::{Change, Item, comparison};
 /// The table of both, with what their difference is worth: McNemar's test and the knowledge gain.
 ///
 /// # Errors
-/// They share no example.
+/// They share no example that both judged, or one answers an example twice.
 pub(super) fn table(before: &[Item], after: &[Item]) -> Result<String> {
-    let known: HashMap<&str, &Item> = before.iter().map(|item| (item.id.as_str(), item)).collect();
+    let known = by_id(before)?;
+    by_id(after)?;
     let pairs: Vec<(&Item, &Item)> =
         after.iter().filter_map(|item| Some((*known.get(item.id.as_str())?, item))).collect();
     ensure!(!pairs.is_empty(), "the two files have no example in common");
+    let alone = (before.len() - pairs.len(), after.len() - pairs.len());
+    let all = pairs.len();
+    let is_judged = |item: &Item| !item.accuracy.is_nan();
+    let pairs: Vec<_> = pairs.into_iter().filter(|(a, b)| is_judged(a) && is_judged(b)).collect();
+    ensure!(!pairs.is_empty(), "no example was judged in both files");
     let (first, second): (Vec<Item>, Vec<Item>) = pairs.iter().map(|(a, b)| ((*a).clone(), (*b).clone())).unzip();
     let mut text = comparison(&first, &second);
-    let left = (before.len() - pairs.len(), after.len() - pairs.len());
-    if left != (0, 0) {
-        let _ = writeln!(text, "left out, since the other file lacks them: {} before, {} after", left.0, left.1);
+    if alone != (0, 0) {
+        let _ = writeln!(text, "left out, since the other file lacks them: {} before, {} after", alone.0, alone.1);
+    }
+    if pairs.len() < all {
+        let _ = writeln!(text, "left out, since they were not judged in both: {}", all - pairs.len());
     }
     let right = |item: &Item| item.accuracy >= 1.0;
     let won = pairs.iter().filter(|(a, b)| !right(a) && right(b)).count();
@@ -34,6 +42,15 @@ pub(super) fn table(before: &[Item], after: &[Item]) -> Result<String> {
         let _ = writeln!(text, "knowledge gain (gain in percent of what was missing before; Video-MMMU): {gain:+.1}");
     }
     Ok(text)
+}
+
+/// Items by their examples, each of which may stand there once.
+fn by_id(items: &[Item]) -> Result<HashMap<&str, &Item>> {
+    let mut known = HashMap::new();
+    for item in items {
+        ensure!(known.insert(item.id.as_str(), item).is_none(), "example {} is answered twice in one file", item.id);
+    }
+    Ok(known)
 }
 
 /// The two-sided exact p of as unequal a split of the questions that changed, if either way were as likely: twice the
@@ -82,5 +99,11 @@ mod tests {
         assert!(text.contains("right after: 1; right before and wrong after: 0"), "{text}");
         assert!(text.contains("Video-MMMU): +100.0"), "{text}");
         assert!(table(&before, &[item("x", 1.0)]).is_err());
+        let twice = table(&[item("a", 0.0)], &[item("a", 1.0), item("a", 1.0)]).unwrap_err().to_string();
+        assert_eq!(twice, "example a is answered twice in one file");
+
+        let unjudged = Item { accuracy: f32::NAN, ..item("b", 0.0) };
+        let text = table(&[item("a", 0.0), item("b", 1.0)], &[item("a", 0.0), unjudged]).unwrap();
+        assert!(text.contains("not judged in both: 1") && text.contains("before and wrong after: 0"), "{text}");
     }
 }

@@ -47,19 +47,23 @@ pub fn run(args: &PrepareArgs) -> Result<()> {
             break;
         }
         decoded += batch.examples.iter().sum::<usize>();
-        let held = cache.bytes()?;
-        if args.max_gib.is_some_and(|most| held as f64 > most * GIB) {
-            return Err(user_error(format!(
-                "{}: {:.1} GiB after {} records, more than --max-gib; what is prepared stays",
-                folder.display(),
-                held as f64 / GIB,
-                loader.state().position
-            )));
+        if let Some(most) = args.max_gib {
+            let held = cache.bytes()? as f64 / GIB;
+            if held > most {
+                let done = loader.state().position;
+                return Err(user_error(format!(
+                    "{}: {held:.1} GiB after {done} records, more than --max-gib {most}; what is prepared stays",
+                    folder.display()
+                )));
+            }
         }
         progress.at(loader.state().position, &format!("{decoded} videos decoded"));
     }
     progress.finish();
     let bad = loader.state().bad.len();
+    if bad == count {
+        return Err(user_error(format!("none of the {count} records can be prepared")));
+    }
     println!("{count} records, {decoded} videos decoded into {}, {bad} bad examples", folder.display());
     Ok(())
 }

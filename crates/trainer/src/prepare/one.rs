@@ -27,7 +27,7 @@ pub(super) fn run(args: &PrepareArgs, video: &Path) -> Result<()> {
         max_pixels: args.max_pixels.unwrap_or(processor.max_pixels),
         total_pixels: None,
     };
-    let sampling = Sampling::Uniform { frames: args.num_frames };
+    let sampling = Sampling::Uniform { frames: args.num_frames as usize };
     let frames = decode(&processor, video, &sampling, &budget).user()?;
     let patches = processor.video(&frames, TimeScale::True).user()?;
     let grid = [patches.grid.t, patches.grid.h, patches.grid.w];

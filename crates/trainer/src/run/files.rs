@@ -7,6 +7,8 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::error::UserContext;
+
 /// Writes a file so that a crash leaves the old one or the new one, never a part.
 ///
 /// # Errors
@@ -20,12 +22,15 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
 /// # Errors
 /// The file cannot be written, or those of `write`; then the old file is left as it was.
 pub fn write_streaming(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
-    let name = path.file_name().context("a file's path must end in a name")?;
+    let name = path.file_name().context("a file's path must end in a name").user()?;
     let mut hidden = std::ffi::OsString::from(".");
     hidden.push(name);
-    hidden.push(".tmp");
+    hidden.push(format!(".{}.tmp", std::process::id()));
     let partial = path.with_file_name(hidden);
-    let mut file = BufWriter::new(fs_err::File::create(&partial)?);
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        fs_err::create_dir_all(folder).user()?;
+    }
+    let mut file = BufWriter::new(fs_err::File::create(&partial).user()?);
     if let Err(error) = write(&mut file) {
         drop(file);
         let _ = fs_err::remove_file(&partial); // the first error is the one to tell

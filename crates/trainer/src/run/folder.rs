@@ -20,6 +20,9 @@ use super::files::write_atomically;
 use crate::config::Config;
 use crate::error::{UserContext, user_error};
 
+/// A prompt file of the user's, as it was when the run began.
+const PROMPT: &str = "prompt.toml";
+
 /// A run's folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunFolder {
@@ -53,6 +56,13 @@ impl RunFolder {
     /// A user error if the folder cannot be made; or the file cannot be written.
     pub fn begin(&self, config: &Config) -> Result<()> {
         fs_err::create_dir_all(&self.path).user()?;
+        let mut config = config.clone();
+        if config.data.prompt.ends_with(".toml") {
+            // A file of the user's, who may change it while the run lasts.
+            let own = std::path::absolute(self.path.join(PROMPT))?;
+            write_atomically(&own, &fs_err::read(&config.data.prompt).user()?)?;
+            config.data.prompt = own.display().to_string();
+        }
         write_atomically(&self.config(), config.to_toml()?.as_bytes())
     }
 

@@ -100,7 +100,7 @@ fn settings(model: &Path, scenes: &Path) -> String {
         frames = {{ sampling = "uniform", count = 16 }}
         pixels = {{ min = 1024, max = 1024, total = 0 }}
         [reward]
-        accuracy = {{ weight = 1.0, rule = "video-r1" }}
+        accuracy = {{ weight = 1.0, rule = "letters" }}
         format = {{ weight = 0.2, style = "video-r1" }}
         [rollout]
         completions = 4
