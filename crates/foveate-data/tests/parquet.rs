@@ -71,7 +71,7 @@ mod read {
             let records = Records::open(&path, Format::VideoMme, None).unwrap();
             assert_eq!(records.len(), 2);
             let example = records.get(1).unwrap();
-            assert_eq!(example.first_video(), Some(folder.path().join("data/fFj.mp4").as_path()));
+            assert_eq!(example.media[0].path(), folder.path().join("data/fFj.mp4"));
             assert_eq!((example.id.as_str(), example.question.as_str()), ("001-1", "How many?\nLook!"));
             assert_eq!((example.options, example.answer.as_str()), (vec!["1".into(), "2".into(), "4".into()], "C"));
         }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use trainer::run::write_atomically;
 
-use crate::setup::{error, lines, shared, succeed, text};
+use crate::setup::{error, lines, root, shared, succeed, text};
 
 #[test]
 fn records_are_converted_inverted_filtered_and_counted() {
@@ -95,4 +95,46 @@ fn rewards_of_completions_are_given_line_by_line() {
     write_atomically(&input, b"{\"solution\": \"B\"}").unwrap();
     let wrong = error(&["reward", "--input", text(&input), "--output", text(&output)], 2);
     assert!(wrong.contains("in.jsonl:1") && wrong.contains("completion"), "{wrong}");
+}
+
+/// The numbers of a tensor, whatever they are stored as.
+fn numbers(tensors: &safetensors::SafeTensors<'_>, name: &str) -> (Vec<usize>, Vec<f64>) {
+    use safetensors::Dtype;
+    let tensor = tensors.tensor(name).unwrap();
+    let bytes = tensor.data();
+    let values = match tensor.dtype() {
+        Dtype::F16 => bytes.chunks(2).map(|b| f64::from(half::f16::from_le_bytes([b[0], b[1]]))).collect(),
+        Dtype::F32 => bytes.chunks(4).map(|b| f64::from(f32::from_le_bytes(b.try_into().unwrap()))).collect(),
+        Dtype::F64 => bytes.chunks(8).map(|b| f64::from_le_bytes(b.try_into().unwrap())).collect(),
+        Dtype::I64 => bytes.chunks(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as f64).collect(),
+        other => unreachable!("{name}: {other:?}"),
+    };
+    (tensor.shape().to_vec(), values)
+}
+
+#[test]
+fn a_prepared_video_is_what_pyav_torchvision_and_transformers_make_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["b-frames", "odd-444", "irregular"] {
+        let golden = root().join("tests/golden/prepare");
+        let (video, output) = (golden.join(format!("{name}.mp4")), folder.path().join("out.safetensors"));
+        let bytes = std::fs::read(golden.join(format!("{name}.safetensors"))).unwrap();
+        let expected = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let [frames, low, high] = [0, 1, 2].map(|at| numbers(&expected, "pixels").1[at].to_string());
+        let files = ["data", "prepare", "--video", text(&video), "--output", text(&output)];
+        let size = ["--num-frames", &frames, "--min-pixels", &low, "--max-pixels", &high];
+        succeed(&[&files[..], &size].concat());
+        let bytes = std::fs::read(&output).unwrap();
+        let found = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        for exact in ["video_grid_thw", "frame_indices"] {
+            assert_eq!(numbers(&found, exact), numbers(&expected, exact), "{name} {exact}");
+        }
+        let [(_, found_times), (_, times)] = [&found, &expected].map(|all| numbers(all, "timestamps"));
+        assert!(found_times.iter().zip(&times).all(|(a, b)| (a - b).abs() < 1e-9), "{name}: {found_times:?} {times:?}");
+        let [(found_shape, pixels), (shape, golden)] =
+            [&found, &expected].map(|all| numbers(all, "pixel_values_videos"));
+        assert_eq!(found_shape, shape, "{name}");
+        let difference = pixels.iter().zip(&golden).map(|(a, b)| (a - b).abs()).sum::<f64>() / pixels.len() as f64;
+        assert!(difference < 0.01, "{name}: mean difference {difference}");
+    }
 }
