@@ -14,16 +14,6 @@ use std::time::Instant;
 use foveate_video::{DecodeLimits, ImageProcessor, Patches, PixelBudget, Sampling, TimeScale, decode};
 use serde_json::{Value, json};
 
-/// Preprocessing of the released Qwen2.5-VL models.
-const RELEASED: ImageProcessor = ImageProcessor {
-    patch_size: 14,
-    merge_size: 2,
-    temporal_patch_size: 2,
-    image_mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
-    image_std: [0.268_629_54, 0.261_302_6, 0.275_777_1],
-    min_pixels: 56 * 56,
-    max_pixels: 28 * 28 * 1280,
-};
 /// Video-R1's budget, which others took over.
 const BUDGET: PixelBudget = PixelBudget { min_pixels: 16 * 28 * 28, max_pixels: 128 * 28 * 28, total_pixels: None };
 
@@ -99,8 +89,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn prepare(arguments: &Arguments, seconds: &mut Value) -> Result<(), Box<dyn Error>> {
     let Arguments { video, sampling, repeat, .. } = arguments;
     let (resized, frames) =
-        timed(*repeat, || RELEASED.decode_video(video, sampling, &BUDGET, &DecodeLimits::default()))?;
-    let (patched, patches) = timed(*repeat, || RELEASED.video(&frames, TimeScale::True))?;
+        timed(*repeat, || ImageProcessor::RELEASED.decode_video(video, sampling, &BUDGET, &DecodeLimits::default()))?;
+    let (patched, patches) = timed(*repeat, || ImageProcessor::RELEASED.video(&frames, TimeScale::True))?;
     let mut copies = vec![patches.pixels.clone(); *repeat].into_iter();
     let (hashed, _) = timed(*repeat, || {
         let pixels = copies.next().ok_or("expected a copy for each repeat")?;

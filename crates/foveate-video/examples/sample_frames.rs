@@ -8,17 +8,6 @@ use std::path::{Path, PathBuf};
 use foveate_video::scenes::{KindWeights, SceneSpec, Split, write};
 use foveate_video::{DecodeLimits, ImageProcessor, PixelBudget, Sampling, TimeScale};
 
-/// Preprocessing of the released Qwen2.5-VL models.
-const RELEASED: ImageProcessor = ImageProcessor {
-    patch_size: 14,
-    merge_size: 2,
-    temporal_patch_size: 2,
-    image_mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
-    image_std: [0.268_629_54, 0.261_302_6, 0.275_777_1],
-    min_pixels: 56 * 56,
-    max_pixels: 28 * 28 * 1280,
-};
-
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let (video, output) = match (arguments.next(), arguments.next()) {
@@ -29,8 +18,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let sampling = Sampling::Uniform { frames };
     let budget = PixelBudget { min_pixels: 16 * 28 * 28, max_pixels: 64 * 28 * 28, total_pixels: None };
-    let frames = RELEASED.decode_video(&video, &sampling, &budget, &DecodeLimits::default())?;
-    let patches = RELEASED.video(&frames, TimeScale::True)?;
+    let frames = ImageProcessor::RELEASED.decode_video(&video, &sampling, &budget, &DecodeLimits::default())?;
+    let patches = ImageProcessor::RELEASED.video(&frames, TimeScale::True)?;
 
     println!("{}: {} frames, {:.3} s", video.display(), frames.total_frames, frames.duration);
     println!(

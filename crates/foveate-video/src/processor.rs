@@ -38,17 +38,15 @@ pub struct ImageProcessor {
 impl ImageProcessor {
     /// What the released Qwen2.5-VL models ask for: patches of 14, merged by 2, in pairs of frames, CLIP's mean and standard
     /// deviation, 56 x 56 to 28 x 28 x 16,384 pixels.
-    pub fn released() -> Self {
-        Self {
-            patch_size: 14,
-            merge_size: 2,
-            temporal_patch_size: 2,
-            image_mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
-            image_std: [0.268_629_55, 0.261_302_6, 0.275_777_1],
-            min_pixels: 56 * 56,
-            max_pixels: 28 * 28 * 16_384,
-        }
-    }
+    pub const RELEASED: Self = Self {
+        patch_size: 14,
+        merge_size: 2,
+        temporal_patch_size: 2,
+        image_mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
+        image_std: [0.268_629_55, 0.261_302_6, 0.275_777_1],
+        min_pixels: 56 * 56,
+        max_pixels: 28 * 28 * 16_384,
+    };
 
     /// Reads `preprocessor_config.json` in a model directory. The pixel bounds may stand as `min_pixels` and
     /// `max_pixels` or inside `size`, as newer files write them (`shortest_edge`, `longest_edge`).
@@ -232,6 +230,7 @@ mod tests {
     #[test]
     fn the_released_config_reads() {
         let processor = from_text(RELEASED).unwrap();
+        assert_eq!(processor, ImageProcessor::RELEASED);
         assert_eq!(processor.factor(), 28);
         assert_eq!((processor.min_pixels, processor.max_pixels), (3136, 12_845_056));
         let newer = RELEASED.replace(

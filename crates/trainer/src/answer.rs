@@ -4,7 +4,9 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use anyhow::{Context, Result};
 use foveate_algo::Reordering;
-use foveate_policy::{Draw, Encoded, GroupSeed, Observe, Rollout, SamplingParams, TextProcessor, Vlm};
+use foveate_policy::{
+    Draw, Encoded, GroupSeed, LoadOptions, Observe, Rollout, SamplingParams, TextProcessor, Trainable, Vlm,
+};
 use foveate_reward::{
     Completion, Reward, Rubric, TimeBins, answer_text, mean_relative_accuracy, soft_choice, temporal_iou,
 };
@@ -14,13 +16,14 @@ use crate::{
     cli::Ablation,
     config::Config,
     counterfactual::reordered,
-    data::{BadExample, Examples, Loader, LoaderOptions, LoaderState, Order, Prepared},
-    error::user_error,
+    data::{Examples, Loader, LoaderOptions, LoaderState, Order, Prepared},
+    error::UserContext,
     eval::Item,
     observe::mean_over_layers,
     run::{Progress, Stop},
     stats::event_attention,
     step::FRAME_LAYERS,
+    train::load_options,
 };
 
 /// Tells evaluation's random streams from those of training steps.
@@ -39,6 +42,34 @@ pub struct Examinee<'a> {
     pub rubric: &'a Rubric,
     /// The configuration; `eval` is used.
     pub config: &'a Config,
+}
+
+/// A policy that is to be examined and not trained, with its tokens and the rubric of a configuration.
+#[derive(Debug)]
+pub struct Candidate {
+    policy: Vlm,
+    text: Arc<TextProcessor>,
+    rubric: Rubric,
+}
+
+impl Candidate {
+    /// Loads a model's directory.
+    ///
+    /// # Errors
+    /// A user error: the model cannot be read, or a setting is wrong.
+    pub fn load(dir: &Path, config: &Config) -> Result<Self> {
+        let options = LoadOptions { trainable: Trainable::Nothing, ..load_options(config)? };
+        Ok(Self {
+            policy: Vlm::load(dir, &options).user()?,
+            text: Arc::new(TextProcessor::load(dir).user()?),
+            rubric: Rubric::new(config.reward.clone()).user()?,
+        })
+    }
+
+    /// The same, ready to be asked.
+    pub fn examinee<'a>(&'a self, dir: &'a Path, config: &'a Config) -> Examinee<'a> {
+        Examinee { policy: &self.policy, dir, text: &self.text, rubric: &self.rubric, config }
+    }
 }
 
 /// What is to be answered.
@@ -83,10 +114,8 @@ impl Keep for Nowhere {
 pub struct Answers {
     /// Every answered item, in the order of the file.
     pub items: Vec<Item>,
-    /// Examples that could not be read, of those that were met this time.
-    pub bad: Vec<BadExample>,
-    /// How many could not be read at all.
-    pub bad_total: usize,
+    /// How many examples could not be read.
+    pub bad: usize,
 }
 
 impl Examinee<'_> {
@@ -107,24 +136,19 @@ impl Examinee<'_> {
         };
         let (items, state) = keep.kept();
         let mut loader = Loader::new(examples, Order::Once(count), options, state)?;
-        let mut answers = Answers { items, ..Answers::default() };
+        let mut answers = Answers { items, bad: 0 };
         each(loader.state().position as usize, count);
         while !exam.stop.requested() {
-            let batch = loader.batch(eval.batch)?;
-            answers.bad.extend(batch.bad);
-            if batch.examples.is_empty() {
+            let examples = loader.batch(eval.batch)?.examples;
+            if examples.is_empty() {
                 break;
             }
-            let items = self.answer_batch(answers.items.len() as u64, exam.ablation, &batch.examples)?;
+            let items = self.answer_batch(answers.items.len() as u64, exam.ablation, &examples)?;
             keep.keep(loader.state(), &items)?;
             answers.items.extend(items);
             each(loader.state().position as usize, count);
         }
-        answers.bad_total = loader.state().bad.len();
-        if answers.items.is_empty() && answers.bad_total > 0 {
-            let first = answers.bad.first().map_or_else(String::new, |bad| format!("; {}: {}", bad.name, bad.error));
-            return Err(user_error(format!("none of the {count} examples can be used{first}")));
-        }
+        answers.bad = loader.state().bad.len();
         Ok(answers)
     }
 

@@ -6,15 +6,13 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use foveate_data::Records;
-use foveate_policy::{LoadOptions, Observe, SamplingParams, TextProcessor, Trainable, Vlm};
-use foveate_reward::Rubric;
+use foveate_policy::Observe;
 
-use crate::answer::{Examinee, answered, judge};
+use crate::answer::{Candidate, Examinee, answered, judge};
 use crate::cli::FilterArgs;
 use crate::config::resolve_plain;
-use crate::data::{Examples, Loader, LoaderOptions, LoaderState, Order};
-use crate::error::{UserContext, existing, user_error};
-use crate::train::load_options;
+use crate::data::{Examples, Loader, LoaderOptions, LoaderState, Order, View};
+use crate::error::{existing, user_error};
 
 /// Shares of right completions by record.
 #[derive(Debug)]
@@ -29,23 +27,16 @@ impl Difficulty {
     ///
     /// # Errors
     /// A user error: the model or the examples cannot be read, or a setting is wrong.
-    pub fn measure(records: &Records, model: &Path, args: &FilterArgs) -> Result<Self> {
-        let mut config = resolve_plain(&args.settings.layers(args.algo.as_deref()))?;
+    pub fn measure(records: &Arc<Records>, model: &Path, args: &FilterArgs) -> Result<Self> {
+        let config = resolve_plain(&args.settings.layers(args.algo.as_deref()))?;
         existing("--model", model)?;
         if args.samples == 0 || args.min_accuracy > args.max_accuracy {
             return Err(user_error("expected --samples of at least 1 and --min-accuracy of at most --max-accuracy"));
         }
-        config.data.train = Some(records.path().to_owned());
-        config.data.format = records.format();
-        config.data.media_root = Some(records.media_root().to_owned());
-        let options = LoadOptions { trainable: Trainable::Nothing, ..load_options(&config)? };
-        let policy = Vlm::load(model, &options).user()?;
-        let text = Arc::new(TextProcessor::load(model).user()?);
-        let rubric = Rubric::new(config.reward.clone()).user()?;
-        let examinee = Examinee { policy: &policy, dir: model, text: &text, rubric: &rubric, config: &config };
-        let shares = examinee.shares(records.len(), args.samples)?;
+        let candidate = Candidate::load(model, &config)?;
+        let shares = candidate.examinee(model, &config).shares(records, args.samples)?;
         if shares.is_empty() {
-            return Err(user_error("none of the examples could be prepared and judged"));
+            return Err(user_error("none of the examples could be judged"));
         }
         Ok(Self { shares, least: args.min_accuracy, most: args.max_accuracy })
     }
@@ -57,23 +48,16 @@ impl Difficulty {
 }
 
 impl Examinee<'_> {
-    /// The share of right ones among `samples` completions of every training example.
-    fn shares(&self, count: usize, samples: usize) -> Result<HashMap<usize, f64>> {
-        let (config, rollout) = (self.config, &self.config.rollout);
-        let examples = Examples::train(config, self.dir, Arc::clone(self.text))?;
-        let batch = rollout.prompts_per_step;
+    /// The share of right ones among `samples` completions of every example, seen as training sees them.
+    fn shares(&self, records: &Arc<Records>, samples: usize) -> Result<HashMap<usize, f64>> {
+        let (config, count) = (self.config, records.len());
+        let view = View::training(config, self.dir);
+        let examples = Examples::of(Arc::clone(records), &view, config, Arc::clone(self.text))?;
+        let batch = config.rollout.prompts_per_step;
         let options =
             LoaderOptions { depth: 2 * batch, threads: config.data.threads, on_bad: config.data.on_bad_example };
         let mut loader = Loader::new(examples, Order::Once(count), options, LoaderState::default())?;
-        let params = SamplingParams {
-            max_new_tokens: rollout.max_new_tokens,
-            temperature: rollout.temperature,
-            top_p: rollout.top_p,
-            top_k: rollout.top_k,
-            repetition_penalty: 1.0,
-            max_rows: rollout.max_rows,
-            observe: Observe::default(),
-        };
+        let params = config.rollout.sampling(Observe::default());
         let (mut shares, each) = (HashMap::new(), answered());
         loop {
             let prepared = loader.batch(batch)?.examples;

@@ -141,23 +141,14 @@ impl Stepper<'_> {
     /// How completions are drawn, and what of them is seen meanwhile: what the algorithm needs, and attention to events
     /// that the data knows of.
     fn sampling(&self, examples: &[Prepared]) -> SamplingParams {
-        let rollout = &self.config.rollout;
         let needs = || examples.iter().map(|example| self.algorithm.needs(media(example)));
         let event = || examples.iter().any(Prepared::knows_event).then_some(FRAME_LAYERS);
         let layers: Option<Layers> = needs().find_map(|needs| needs.frame_attention);
-        SamplingParams {
-            max_new_tokens: rollout.max_new_tokens,
-            temperature: rollout.temperature,
-            top_p: rollout.top_p,
-            top_k: rollout.top_k,
-            repetition_penalty: 1.0,
-            max_rows: rollout.max_rows,
-            observe: Observe {
-                frame_layers: layers.or_else(event),
-                hidden: needs().any(|needs| needs.distributions),
-                entropy: true,
-            },
-        }
+        self.config.rollout.sampling(Observe {
+            frame_layers: layers.or_else(event),
+            hidden: needs().any(|needs| needs.distributions),
+            entropy: true,
+        })
     }
 
     fn score(&self, group: &Group) -> Result<Scores> {

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::{run::write_atomically, stats::EventAttention};
+use crate::stats::EventAttention;
 
 /// Standard normal quantile of a two-sided 95% interval.
 const Z: f64 = 1.959_963_984_540_054;
@@ -231,23 +231,7 @@ fn layout(rows: &[Vec<String>]) -> String {
     text
 }
 
-/// Writes every item, one a line.
-///
-/// # Errors
-/// The file cannot be written.
-pub fn write_items(path: &Path, items: &[Item]) -> Result<()> {
-    if let Some(folder) = path.parent() {
-        fs_err::create_dir_all(folder)?;
-    }
-    let mut text = Vec::new();
-    for item in items {
-        serde_json::to_writer(&mut text, item)?;
-        text.push(b'\n');
-    }
-    write_atomically(path, &text)
-}
-
-/// Reads what [`write_items`] wrote.
+/// Reads items, one a line.
 ///
 /// # Errors
 /// The file cannot be read or holds something else.
@@ -262,6 +246,7 @@ pub fn read_items(path: &Path) -> Result<Vec<Item>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::run::write_lines;
 
     fn item(id: usize, kind: &str, accuracy: f32) -> Item {
         Item {
@@ -313,7 +298,7 @@ mod tests {
     fn an_item_without_a_judgement_is_left_out() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("items.jsonl");
-        write_items(&path, &[item(0, "k", 1.0), item(1, "k", f32::NAN)]).unwrap();
+        write_lines(&path, &[item(0, "k", 1.0), item(1, "k", f32::NAN)]).unwrap();
         let items = read_items(&path).unwrap();
         assert!(items[1].accuracy.is_nan());
         assert_eq!((Share::of(&items).items, Share::of(&items).mean), (1, 1.0));
@@ -325,7 +310,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("eval/before.jsonl");
         let items = [item(0, "flash", 0.0), item(1, "order", 1.0)];
-        write_items(&path, &items).unwrap();
+        write_lines(&path, &items).unwrap();
         assert_eq!(read_items(&path).unwrap(), items);
     }
 }

@@ -48,9 +48,6 @@ pub fn run(args: &CompareArgs) -> Result<()> {
     let failures = failures(&runs);
     let path = args.report.clone().unwrap_or_else(|| output.join("report.md"));
     let report = report(&plan, args, &runs, &failures)?;
-    if let Some(folder) = path.parent() {
-        fs_err::create_dir_all(folder).user()?;
-    }
     write_atomically(&path, report.as_bytes()).user()?;
     println!("{report}\nreport    {}", path.display());
     match failures.first() {

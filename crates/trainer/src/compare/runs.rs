@@ -129,9 +129,6 @@ impl Run {
     /// The process that evaluates what training begins from.
     fn evaluation(&self) -> Result<Job> {
         let config = self.folder.path().with_extension("before.toml");
-        if let Some(folder) = config.parent() {
-            fs_err::create_dir_all(folder)?;
-        }
         write_atomically(&config, self.config.to_toml()?.as_bytes())?;
         let model = self.config.model.path.as_deref().context("model.path is not given")?;
         let mut command = program()?;
@@ -160,11 +157,7 @@ pub(super) fn evaluate_before(runs: &[Run], pool: &Pool<'_>) -> Result<()> {
     }
     for run in without() {
         if let Some(other) = runs.iter().find(|other| other.before().exists() && run.begins_like(other)) {
-            let path = run.before();
-            if let Some(folder) = path.parent() {
-                fs_err::create_dir_all(folder)?;
-            }
-            write_atomically(&path, &fs_err::read(other.before())?)?;
+            write_atomically(&run.before(), &fs_err::read(other.before())?)?;
         }
     }
     Ok(())

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use foveate_policy::{AdamWOptions, Precision, Recompute};
+use foveate_policy::{AdamWOptions, Observe, Precision, Recompute, SamplingParams};
 use serde::{Deserialize, Serialize};
 
 use super::{FramesTable, PixelsTable};
@@ -28,6 +28,21 @@ pub struct RolloutTable {
     /// Most completions drawn at a time, a single prompt's aside; 0: the whole step's. When some have ended others take
     /// their places, so this bounds the memory of keys and values; but for rounding it changes no token.
     pub max_rows: usize,
+}
+
+impl RolloutTable {
+    /// How training draws completions, and what of them is kept meanwhile.
+    pub fn sampling(&self, observe: Observe) -> SamplingParams {
+        SamplingParams {
+            max_new_tokens: self.max_new_tokens,
+            temperature: self.temperature,
+            top_p: self.top_p,
+            top_k: self.top_k,
+            repetition_penalty: 1.0,
+            max_rows: self.max_rows,
+            observe,
+        }
+    }
 }
 
 impl Default for RolloutTable {

@@ -2,11 +2,12 @@
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use foveate_data::Example;
+use foveate_data::{Example, Medium};
 
-use super::{records, rewrite::rewrite};
+use super::{named, records, rewrite::rewrite, words};
 use crate::cli::{Criterion, FilterArgs};
 use crate::difficulty::Difficulty;
 use crate::error::{UserContext, user_error};
@@ -16,33 +17,31 @@ use crate::error::{UserContext, user_error};
 /// # Errors
 /// A user error: the records cannot be read, or what the criterion needs is not given; or the file cannot be written.
 pub fn run(args: &FilterArgs) -> Result<()> {
-    let records = records(&args.source)?;
+    let records = Arc::new(records(&args.source)?);
     let counts = match args.by {
         Criterion::Duplicates => {
             let mut seen = HashSet::new();
-            rewrite(&records, &args.output, |_, example| Ok(seen.insert(asked(&example)).then_some(example)))?
+            rewrite(&records, &args.output, |_, example| seen.insert(asked(&example)).then_some(example))?
         }
         Criterion::Length => {
             let (least, most) = (args.min_words, args.max_words);
             if least > most {
                 return Err(user_error(format!("--min-words {least} is above --max-words {most}")));
             }
-            rewrite(&records, &args.output, |_, example| {
-                Ok((least..=most).contains(&words(&example)).then_some(example))
-            })?
+            rewrite(&records, &args.output, |_, example| (least..=most).contains(&words(&example)).then_some(example))?
         }
         Criterion::Difficulty => {
             let model = args.model.as_deref().context("--by difficulty needs --model: whose difficulty?").user()?;
             let solved = Difficulty::measure(&records, model, args)?;
-            rewrite(&records, &args.output, |record, example| Ok(solved.keeps(record).then_some(example)))?
+            rewrite(&records, &args.output, |record, example| solved.keeps(record).then_some(example))?
         }
     };
     println!("{counts} in {}", args.output.display());
-    super::named(&records);
+    named(&records);
     Ok(())
 }
 
-/// What two records must share to ask the same: media, question and options, whatever their letter case and blanks.
+/// What two records must share to ask the same: what is shown, question and options, whatever their letter case and blanks.
 fn asked(example: &Example) -> u64 {
     let plain = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase();
     let mut options: Vec<String> = example.options.iter().map(|option| plain(option)).collect();
@@ -51,14 +50,11 @@ fn asked(example: &Example) -> u64 {
     (plain(&example.question), options).hash(&mut hasher);
     for medium in &example.media {
         medium.path().hash(&mut hasher);
+        if let Medium::Video { clip, .. } = medium {
+            clip.map(|ends| ends.map(f64::to_bits)).hash(&mut hasher);
+        }
     }
     hasher.finish()
-}
-
-/// Words of question and options.
-fn words(example: &Example) -> usize {
-    let texts = example.options.iter().chain([&example.question]);
-    texts.map(|text| text.split_whitespace().count()).sum()
 }
 
 #[cfg(test)]
@@ -76,6 +72,11 @@ mod tests {
         assert_eq!(first, asked(&example(" what  FALLS?", &["A book", "a cup"])));
         assert_ne!(first, asked(&example("What falls?", &["a cup"])));
         assert_ne!(first, asked(&example("What rises?", &["a cup", "a book"])));
+        let part = |end: f64| {
+            let media = vec![Medium::Video { path: "a.mp4".into(), clip: Some([1.0, end]) }];
+            asked(&Example { media, ..example("What falls?", &[]) })
+        };
+        assert_ne!(part(2.0), part(3.0));
         assert_eq!(words(&example("What falls?", &["a cup", "a book"])), 6);
     }
 }

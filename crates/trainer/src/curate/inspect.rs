@@ -7,10 +7,10 @@ use anyhow::Result;
 use foveate_data::{Example, Medium};
 use serde::Serialize;
 
-use super::{records, rewrite};
+use super::{probe, records, rewrite, words};
 use crate::cli::InspectArgs;
-use crate::error::user_error;
-use crate::run::write_json;
+use crate::error::{one_line, user_error};
+use crate::run::{Progress, write_json};
 
 /// What was found.
 #[derive(Debug, Default, Serialize)]
@@ -68,15 +68,9 @@ pub fn run(args: &InspectArgs) -> Result<()> {
     let records = records(&args.source)?;
     let mut report = Report { seconds: args.probe.then(Range::default), ..Report::default() };
     let mut known = BTreeMap::new();
-    rewrite::each(&records, |_, example| {
-        report.records += 1;
-        match example {
-            Ok(example) => report.add(&example, &mut known),
-            Err(error) => {
-                report.bad += 1;
-                rewrite::name(report.bad, &error);
-            }
-        }
+    report.records = records.len();
+    report.bad = rewrite::each(&records, |_, example| {
+        report.add(&example, &mut known);
         Ok(())
     })?;
     if args.probe {
@@ -102,8 +96,7 @@ impl Report {
                 *counts.entry(name).or_default() += 1;
             }
         }
-        let texts = example.options.iter().chain([&example.question]);
-        self.words.add(texts.map(|text| text.split_whitespace().count()).sum::<usize>() as f64);
+        self.words.add(words(example) as f64);
         self.options.add(example.options.len() as f64);
         for medium in &example.media {
             let kind = if matches!(medium, Medium::Video { .. }) { "video" } else { "image" };
@@ -125,15 +118,15 @@ impl Report {
 
     /// Opens every file and decodes a frame of it.
     fn probe(&mut self, paths: Vec<PathBuf>) {
-        let mut progress = crate::run::Progress::start(0, paths.len() as u64);
+        let mut progress = Progress::start(0, paths.len() as u64);
         for (number, path) in (1..).zip(paths) {
-            match super::probe::seconds(&path) {
+            match probe::seconds(&path) {
                 Ok(Some(seconds)) => self.seconds.get_or_insert_default().add(seconds),
                 Ok(None) => {}
                 Err(error) => {
                     self.unreadable_count += 1;
                     if self.unreadable.len() < NAMED {
-                        self.unreadable.push(crate::error::one_line(&error));
+                        self.unreadable.push(one_line(&error));
                     }
                 }
             }

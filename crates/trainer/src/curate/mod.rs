@@ -20,6 +20,12 @@ fn records(source: &SourceArgs) -> Result<Records> {
     Records::open(&source.input, source.format, source.media_root.as_deref()).user()
 }
 
+/// Words of question and options.
+fn words(example: &Example) -> usize {
+    let texts = example.options.iter().chain([&example.question]);
+    texts.map(|text| text.split_whitespace().count()).sum()
+}
+
 /// Says where the media of what was written lie.
 fn named(records: &Records) {
     println!("media are named relative to {0}: data.media_root={0}", records.media_root().display());
@@ -31,7 +37,7 @@ fn named(records: &Records) {
 /// A user error: the records cannot be read; or the file cannot be written.
 pub fn convert(args: &ConvertArgs) -> Result<()> {
     let records = records(&args.source)?;
-    let counts = rewrite::rewrite(&records, &args.output, |_, example| Ok(Some(example)))?;
+    let counts = rewrite::rewrite(&records, &args.output, |_, example| Some(example))?;
     println!("{counts} in {}", args.output.display());
     named(&records);
     Ok(())
@@ -49,7 +55,7 @@ pub fn invert(args: &InvertArgs) -> Result<()> {
     let counts = rewrite::rewrite(&records, &args.output, |number, example: Example| {
         let example = inversion.apply(example, number as u64);
         negated += usize::from(example.negated == Some(true));
-        Ok(Some(example))
+        Some(example)
     })?;
     println!("{counts}, {negated} of them inverted, in {}", args.output.display());
     named(&records);

@@ -30,56 +30,47 @@ impl fmt::Display for Counts {
     }
 }
 
-/// Every record that can be read, in order, with its number; the others are named and counted.
-pub(super) fn each(
-    records: &Records,
-    mut with: impl FnMut(usize, Result<Example, anyhow::Error>) -> Result<()>,
-) -> Result<()> {
+/// Every record that can be read, in order, with its number; the others are named, and counted.
+pub(super) fn each(records: &Records, mut with: impl FnMut(usize, Example) -> Result<()>) -> Result<usize> {
     let mut progress = Progress::start(0, records.len() as u64);
+    let mut bad = 0;
     for index in 0..records.len() {
-        with(index, records.get(index).map_err(|error| anyhow!(error)))?;
+        match records.get(index) {
+            Ok(example) => with(index, example)?,
+            Err(error) => {
+                bad += 1;
+                match bad {
+                    ..=NAMED => tracing::warn!("skipped: {}", one_line(&error.into())),
+                    _ if bad == NAMED + 1 => tracing::warn!("more bad records are counted, but not named"),
+                    _ => {}
+                }
+            }
+        }
         if index % 1000 == 999 {
             progress.at(index as u64 + 1, "records");
         }
     }
     progress.finish();
-    Ok(())
+    Ok(bad)
 }
 
 /// Writes what `change` makes of every record, as foveate's own; it leaves out those that it gives nothing for.
 pub(super) fn rewrite(
     records: &Records,
     output: &Path,
-    mut change: impl FnMut(usize, Example) -> Result<Option<Example>>,
+    mut change: impl FnMut(usize, Example) -> Option<Example>,
 ) -> Result<Counts> {
-    let mut counts = Counts::default();
+    let mut counts = Counts { read: records.len(), ..Counts::default() };
     write_streaming(output, |file| {
-        each(records, |index, example| {
-            counts.read += 1;
-            match example {
-                Ok(example) => {
-                    if let Some(changed) = change(index, example)? {
-                        let line = line(&changed, records.media_root());
-                        writeln!(file, "{}", line.map_err(|fault| anyhow!("{}: {fault}", records.place(index)))?)?;
-                        counts.kept += 1;
-                    }
-                }
-                Err(error) => {
-                    counts.bad += 1;
-                    name(counts.bad, &error);
-                }
+        counts.bad = each(records, |index, example| {
+            if let Some(changed) = change(index, example) {
+                let line = line(&changed, records.media_root());
+                writeln!(file, "{}", line.map_err(|fault| anyhow!("{}: {fault}", records.place(index)))?)?;
+                counts.kept += 1;
             }
             Ok(())
-        })
+        })?;
+        Ok(())
     })?;
     Ok(counts)
-}
-
-/// Names a bad record, unless too many were named.
-pub(super) fn name(bad: usize, error: &anyhow::Error) {
-    match bad {
-        ..=NAMED => tracing::warn!("skipped: {}", one_line(error)),
-        _ if bad == NAMED + 1 => tracing::warn!("more bad records are counted, but not named"),
-        _ => {}
-    }
 }

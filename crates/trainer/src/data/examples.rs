@@ -41,7 +41,7 @@ impl Prepared {
 /// A file of records as a source of prepared examples.
 #[derive(Debug)]
 pub struct Examples {
-    records: Records,
+    records: Arc<Records>,
     preparer: Preparer,
     ablation: Option<Ablation>,
 }
@@ -79,7 +79,11 @@ impl<'a> View<'a> {
 }
 
 impl Examples {
-    fn open(records: Records, view: &View<'_>, config: &Config, text: Arc<TextProcessor>) -> Result<Self> {
+    /// Examples of records under a configuration.
+    ///
+    /// # Errors
+    /// A user error: the model's preprocessing cannot be read, or the prompt is wrong.
+    pub fn of(records: Arc<Records>, view: &View<'_>, config: &Config, text: Arc<TextProcessor>) -> Result<Self> {
         let preparer = Preparer::new(view, config, text, records.media_root())?;
         Ok(Self { records, preparer, ablation: None })
     }
@@ -90,7 +94,7 @@ impl Examples {
     /// A user error: `data.train` is not given, or the records or the model's preprocessing cannot be read.
     pub fn train(config: &Config, model: &Path, text: Arc<TextProcessor>) -> Result<Self> {
         let file = config.data.train.as_deref().context("data.train is not given").user()?;
-        Self::open(config.data.training_records(file)?, &View::training(config, model), config, text)
+        Self::of(config.data.training_records(file)?.into(), &View::training(config, model), config, text)
     }
 
     /// The held-out examples, or those of another file, seen as evaluation sees them.
@@ -107,7 +111,7 @@ impl Examples {
         let one = FramesTable { sampling: SamplingMode::Uniform, count: 1, ..config.eval.frames.clone() };
         let view = View::evaluation(config, model);
         let view = if ablation == Some(Ablation::FirstFrame) { View { frames: &one, ..view } } else { view };
-        Ok(Self { ablation, ..Self::open(config.data.test_records(file)?, &view, config, text)? })
+        Ok(Self { ablation, ..Self::of(config.data.test_records(file)?.into(), &view, config, text)? })
     }
 
     /// The media of the next example that shows other media of the same kinds.

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::Order;
 use crate::config::OnBadExample;
-use crate::error::one_line;
+use crate::error::{one_line, user_error};
 
 /// Where examples come from.
 pub trait Source: Send + Sync + 'static {
@@ -200,16 +200,17 @@ impl<S: Source> Loader<S> {
         }
     }
 
-    /// An endless order of nothing but bad examples must end the run.
+    /// Nothing but bad examples is an error: an endless order of them must end, and one that ends has given nothing.
     fn check_progress(&self, passed: usize) -> Result<()> {
-        if let Order::Shuffled(epochs) = &self.order
-            && passed >= 2 * epochs.records()
-        {
-            return Err(anyhow!(
-                "none of the {} examples can be used; the first bad one: {}",
-                epochs.records(),
+        let (all, hopeless) = match &self.order {
+            Order::Shuffled(epochs) => (epochs.records(), passed >= 2 * epochs.records()),
+            Order::Once(count) => (*count, *count > 0 && self.state.bad.len() == *count),
+        };
+        if hopeless {
+            return Err(user_error(format!(
+                "none of the {all} examples can be used; the first bad one: {}",
                 self.first_bad
-            ));
+            )));
         }
         Ok(())
     }
@@ -300,6 +301,14 @@ mod tests {
         let mut loader = loader(&(0..10).collect::<Vec<_>>(), OnBadExample::Skip, LoaderState::default());
         let error = loader.batch(1).unwrap_err();
         assert!(one_line(&error).starts_with("none of the 10 examples can be used"));
+    }
+
+    #[test]
+    fn an_order_that_ends_without_a_good_example_is_an_error() {
+        let options = LoaderOptions { depth: 2, threads: 1, on_bad: OnBadExample::Skip };
+        let mut loader = Loader::new(Fake(vec![0, 1, 2]), Order::Once(3), options, LoaderState::default()).unwrap();
+        let error = loader.batch(2).unwrap_err();
+        assert!(one_line(&error).starts_with("none of the 3 examples can be used; the first bad one: fake:0"));
     }
 
     #[test]

@@ -172,8 +172,7 @@ impl MediaReader {
 
     #[cfg(feature = "decode")]
     fn decode(&self, path: &Path, clip: Clip) -> Result<Frames> {
-        let size = |size, frames| self.processor.target_size(size, frames, &self.budget);
-        Ok(foveate_video::decode_resized(path, &self.sampling(clip), &self.limits, &size)?)
+        Ok(self.processor.decode_video(path, &self.sampling(clip), &self.budget, &self.limits)?)
     }
 
     #[cfg(not(feature = "decode"))]

@@ -42,8 +42,7 @@ impl Begun {
         if file.try_lock().is_err() {
             return Err(user_error(format!("{}: another evaluation is writing here", path.display())));
         }
-        let found = read(&file, asked)?;
-        let Found::Same { batches, whole } = found else {
+        let Some((batches, whole)) = read(&file, asked)? else {
             let what = "answers to other questions, another model or under other settings: finish that evaluation, remove the \
                 file, or name another --output";
             return Err(user_error(format!("{}: it holds {what}", path.display())));
@@ -77,21 +76,14 @@ impl Keep for Begun {
     }
 }
 
-/// What a file holds.
-enum Found {
-    /// Answers to the same, and the length of what is whole of them, in bytes.
-    Same { batches: Vec<Batch>, whole: u64 },
-    /// Something else.
-    Other,
-}
-
-fn read(file: &File, asked: &str) -> Result<Found> {
+/// The batches of a file, and the length of what is whole of it, in bytes; nothing if it holds answers to something else.
+fn read(file: &File, asked: &str) -> Result<Option<(Vec<Batch>, u64)>> {
     let mut lines = BufReader::new(file);
     let (mut batches, mut whole, mut line) = (Vec::new(), 0, String::new());
     while lines.read_line(&mut line)? > 0 && line.ends_with('\n') {
         if whole == 0 {
             if !serde_json::from_str::<String>(&line).is_ok_and(|found| found == asked) {
-                return Ok(Found::Other);
+                return Ok(None);
             }
         } else {
             let Ok(batch) = serde_json::from_str(&line) else { break };
@@ -100,7 +92,7 @@ fn read(file: &File, asked: &str) -> Result<Found> {
         whole += line.len() as u64;
         line.clear();
     }
-    Ok(Found::Same { batches, whole })
+    Ok(Some((batches, whole)))
 }
 
 #[cfg(test)]

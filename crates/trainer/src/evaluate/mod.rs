@@ -4,19 +4,15 @@ mod begun;
 mod paired;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use foveate_policy::{LoadOptions, TextProcessor, Trainable, Vlm};
-use foveate_reward::Rubric;
 
-use crate::answer::{Exam, Examinee, answered};
+use crate::answer::{Candidate, Exam, Examinee, answered};
 use crate::cli::{Ablation, EvalArgs};
 use crate::config::{Config, resolve_plain};
 use crate::error::{UserContext, existing};
-use crate::eval::{Item, event, read_items, table, write_items};
-use crate::run::Stop;
-use crate::train::load_options;
+use crate::eval::{Item, event, read_items, table};
+use crate::run::{Stop, write_lines};
 use begun::Begun;
 
 /// Answers a file of examples, prints the table and keeps every answer; or compares two such files.
@@ -40,11 +36,8 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     let file = args.data.as_deref().or(config.data.test.as_deref());
     let file = file.context("which examples? name them by --data or data.test").user()?.to_owned();
     existing("--data", &file)?;
-    let options = LoadOptions { trainable: Trainable::Nothing, ..load_options(&config)? };
-    let policy = Vlm::load(model, &options).user()?;
-    let text = Arc::new(TextProcessor::load(model).user()?);
-    let rubric = Rubric::new(config.reward.clone()).user()?;
-    let examinee = Examinee { policy: &policy, dir: model, text: &text, rubric: &rubric, config: &config };
+    let candidate = Candidate::load(model, &config)?;
+    let examinee = candidate.examinee(model, &config);
 
     println!("{}", protocol(&config));
     let stop = Stop::listen()?;
@@ -76,10 +69,10 @@ fn sit(examinee: &Examinee<'_>, exam: &Exam<'_>, output: &Path, kept: &mut Vec<B
         println!("stopped after {} answers; the same command goes on from there", answers.items.len());
         return Ok(None);
     }
-    if answers.bad_total > 0 {
-        println!("{} examples could not be read and are left out", answers.bad_total);
+    if answers.bad > 0 {
+        println!("{} examples could not be read and are left out", answers.bad);
     }
-    write_items(output, &answers.items)?;
+    write_lines(output, &answers.items)?;
     Ok(Some(answers.items))
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use anyhow::{Result, ensure};
 
-use crate::eval::{Change, Item, comparison};
+use crate::eval::{Change, Item, Share, comparison};
 
 /// The table of both, with what their difference is worth: McNemar's test and the knowledge gain.
 ///
@@ -35,8 +35,7 @@ pub(super) fn table(before: &[Item], after: &[Item]) -> Result<String> {
     let lost = pairs.iter().filter(|(a, b)| right(a) && !right(b)).count();
     let _ = writeln!(text, "wrong before and right after: {won}; right before and wrong after: {lost}");
     let _ = writeln!(text, "McNemar's exact test: p = {:.2e}", mcnemar(won, lost));
-    let mean = |items: &[Item]| items.iter().map(|item| f64::from(item.accuracy)).sum::<f64>() / items.len() as f64;
-    let start = mean(&first);
+    let start = Share::of(&first).mean;
     if start < 1.0 {
         let gain = 100.0 * Change::between(&first, &second).mean / (1.0 - start);
         let _ = writeln!(text, "knowledge gain (gain in percent of what was missing before; Video-MMMU): {gain:+.1}");

@@ -61,9 +61,6 @@ pub fn run(args: &PrepareArgs) -> Result<()> {
     }
     progress.finish();
     let bad = loader.state().bad.len();
-    if bad == count {
-        return Err(user_error(format!("none of the {count} records can be prepared")));
-    }
     println!("{count} records, {decoded} videos decoded into {}, {bad} bad examples", folder.display());
     Ok(())
 }

@@ -20,7 +20,7 @@ pub(super) fn run(args: &PrepareArgs, video: &Path) -> Result<()> {
     let output = args.output.as_deref().context("--video needs --output: which file is to be written?").user()?;
     let processor = match &args.model {
         Some(model) => ImageProcessor::from_dir(model).user()?,
-        None => ImageProcessor::released(),
+        None => ImageProcessor::RELEASED,
     };
     let budget = PixelBudget {
         min_pixels: args.min_pixels.unwrap_or(processor.min_pixels),
@@ -53,8 +53,7 @@ pub(super) fn run(args: &PrepareArgs, video: &Path) -> Result<()> {
 
 #[cfg(feature = "decode")]
 fn decode(processor: &ImageProcessor, video: &Path, sampling: &Sampling, budget: &PixelBudget) -> Result<Frames> {
-    let size = |size, frames| processor.target_size(size, frames, budget);
-    Ok(foveate_video::decode_resized(video, sampling, &foveate_video::DecodeLimits::default(), &size)?)
+    Ok(processor.decode_video(video, sampling, budget, &foveate_video::DecodeLimits::default())?)
 }
 
 #[cfg(not(feature = "decode"))]

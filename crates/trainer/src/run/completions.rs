@@ -1,12 +1,7 @@
 //! `completions/step-N.jsonl`: every completion with its rewards, to be read by people.
 
-use std::path::Path;
-
-use anyhow::Result;
 use serde::Serialize;
 use serde_json::{Map, Value};
-
-use super::files::write_atomically;
 
 /// One completion.
 #[derive(Debug, Clone, Serialize)]
@@ -39,20 +34,4 @@ pub struct CompletionLine<'a> {
     pub rewards: Map<String, Value>,
     /// Advantage after the algorithm's shaping; null in a group that the algorithm did not keep.
     pub advantage: Option<f32>,
-}
-
-/// Writes the completions of a step, one a line.
-///
-/// # Errors
-/// The file cannot be written.
-pub fn write_completions(path: &Path, completions: &[CompletionLine<'_>]) -> Result<()> {
-    if let Some(folder) = path.parent() {
-        fs_err::create_dir_all(folder)?;
-    }
-    let mut text = Vec::new();
-    for completion in completions {
-        serde_json::to_writer(&mut text, completion)?;
-        text.push(b'\n');
-    }
-    write_atomically(path, &text)
 }

@@ -41,6 +41,20 @@ pub fn write_streaming(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result
     Ok(())
 }
 
+/// Writes values as JSON, one a line, atomically.
+///
+/// # Errors
+/// The file cannot be written, or a value has no JSON form.
+pub fn write_lines<T: Serialize>(path: &Path, values: &[T]) -> Result<()> {
+    write_streaming(path, |mut file| {
+        for value in values {
+            serde_json::to_writer(&mut file, value)?;
+            file.write_all(b"\n")?;
+        }
+        Ok(())
+    })
+}
+
 /// Writes a value as JSON, atomically.
 ///
 /// # Errors

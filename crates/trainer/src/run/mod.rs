@@ -8,8 +8,8 @@ mod metrics;
 mod progress;
 mod signals;
 
-pub use completions::{CompletionLine, write_completions};
-pub use files::{read_json, write_atomically, write_json, write_streaming};
+pub use completions::CompletionLine;
+pub use files::{read_json, write_atomically, write_json, write_lines, write_streaming};
 pub use folder::RunFolder;
 pub use log::{LOG_FILE, init as init_log};
 pub use metrics::{MetricsFile, StepMetrics};

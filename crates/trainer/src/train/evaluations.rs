@@ -9,8 +9,8 @@ use crate::{
     answer::{Exam, Examinee, Nowhere, answered},
     config::{Config, load_run},
     error::user_error,
-    eval::{self, Item, comparison, read_items, write_items},
-    run::RunFolder,
+    eval::{self, Item, comparison, read_items},
+    run::{RunFolder, write_lines},
 };
 
 /// Names of the evaluations at the ends.
@@ -65,10 +65,10 @@ impl Run<'_> {
         if self.stop.requested() {
             return Ok(None);
         }
-        if !answers.bad.is_empty() {
-            tracing::warn!("{} held-out examples could not be read and are left out", answers.bad.len());
+        if answers.bad > 0 {
+            tracing::warn!("{} held-out examples could not be read and are left out", answers.bad);
         }
-        write_items(&path, &answers.items)?;
+        write_lines(&path, &answers.items)?;
         let share = eval::Share::of(&answers.items);
         tracing::info!("accuracy {name}: {:.1}% of {}", 100.0 * share.mean, share.items);
         Ok(Some(answers.items))

@@ -24,7 +24,7 @@ use crate::{
     plan,
     run::{
         LOG_FILE, MetricsFile, Progress, RunFolder, StepMetrics, Stop, init_log, read_json, write_atomically,
-        write_completions, write_json,
+        write_json, write_lines,
     },
     scenes,
     step::Stepper,
@@ -277,7 +277,7 @@ impl<'a> Run<'a> {
                 step_time,
             },
         );
-        write_completions(&self.folder.completions(step), &completion_lines(step, &stepped))?;
+        write_lines(&self.folder.completions(step), &completion_lines(step, &stepped))?;
         file.write(&line)?;
         Ok(line)
     }
