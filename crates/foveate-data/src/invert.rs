@@ -97,7 +97,7 @@ fn inverted(example: Example, right: usize, question: Option<String>, random: &m
 }
 
 /// The question in lower case with its negation; `None` if it has no word to negate.
-pub fn negated(style: Style, question: &str) -> Option<String> {
+fn negated(style: Style, question: &str) -> Option<String> {
     let question = question.to_lowercase();
     let words: Vec<&str> = question.split_whitespace().collect();
     let second = |list: &[(&str, &str)]| {

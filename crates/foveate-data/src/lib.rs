@@ -12,12 +12,10 @@ mod invert;
 mod prompts;
 mod records;
 mod store;
-mod write;
 
 pub use error::{DataError, Fault};
 pub use example::{Example, Medium, letter};
-pub use formats::{Format, option_texts};
-pub use invert::{Inversion, Style, negated};
+pub use formats::{Format, line, option_texts};
+pub use invert::{Inversion, Style};
 pub use prompts::{Prompts, Seen, Turn};
 pub use records::Records;
-pub use write::line;

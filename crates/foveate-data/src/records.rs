@@ -12,16 +12,8 @@ pub struct Records {
     format: Format,
     media_root: PathBuf,
     stores: Vec<Store>,
-    places: Places,
-}
-
-/// Which example is where.
-#[derive(Debug)]
-enum Places {
-    /// Every record of the one file is an example.
-    Plain,
     /// Each example's store, record and place among the record's examples.
-    Listed(Vec<(u32, u32, u32)>),
+    places: Vec<(u32, u32, u32)>,
 }
 
 impl Records {
@@ -34,17 +26,16 @@ impl Records {
     pub fn open(path: &Path, format: Format, media_root: Option<&Path>) -> Result<Self, DataError> {
         let files = if path.is_dir() { files(path)? } else { vec![path.to_owned()] };
         let stores = files.iter().map(|file| Store::open(file)).collect::<Result<Vec<_>, _>>()?;
-        let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = if path.is_dir() { path } else { parent };
         let mut records = Self {
             path: path.to_owned(),
             format,
             media_root: media_root.unwrap_or(folder).to_owned(),
             stores,
-            places: Places::Plain,
+            places: Vec::new(),
         };
-        if records.stores.len() != 1 || format.expands() {
-            records.places = Places::Listed(records.list());
-        }
+        records.places = records.list();
         if records.is_empty() {
             let reason = if path.is_dir() { "no file of records in it" } else { "no record in it" };
             return Err(DataError::Content { path: path.to_owned(), reason: reason.to_owned() });
@@ -67,10 +58,7 @@ impl Records {
 
     /// Number of examples.
     pub fn len(&self) -> usize {
-        match &self.places {
-            Places::Plain => self.stores.first().map_or(0, Store::len),
-            Places::Listed(places) => places.len(),
-        }
+        self.places.len()
     }
 
     /// Whether there is no example.
@@ -120,13 +108,8 @@ impl Records {
     }
 
     fn locate(&self, index: usize) -> Option<(&Store, usize, usize)> {
-        match &self.places {
-            Places::Plain => self.stores.first().filter(|store| index < store.len()).map(|store| (store, index, 0)),
-            Places::Listed(places) => {
-                let (store, record, part) = *places.get(index)?;
-                Some((self.stores.get(store as usize)?, record as usize, part as usize))
-            }
-        }
+        let (store, record, part) = *self.places.get(index)?;
+        Some((self.stores.get(store as usize)?, record as usize, part as usize))
     }
 
     /// All examples of a record.

@@ -67,7 +67,7 @@ pub fn accuracy(answer: &Answer, completion: &str, rule: AnswerRule) -> Option<f
     }
     let given = answer_text(completion);
     let score = match answer.problem_type() {
-        ProblemType::MultipleChoice => f64::from(is_right_choice(answer, completion, rule)),
+        ProblemType::MultipleChoice => f64::from(is_right_choice(answer, completion, given, rule)),
         ProblemType::Numerical => f64::from(is_same_number(gold, given)),
         ProblemType::Ocr => word_accuracy(gold, given),
         ProblemType::FreeForm => rouge(gold, given),
@@ -76,8 +76,7 @@ pub fn accuracy(answer: &Answer, completion: &str, rule: AnswerRule) -> Option<f
     Some(score as f32)
 }
 
-fn is_right_choice(answer: &Answer, completion: &str, rule: AnswerRule) -> bool {
-    let given = answer_text(completion);
+fn is_right_choice(answer: &Answer, completion: &str, given: &str, rule: AnswerRule) -> bool {
     let is_same_set = || parts(given) == parts(answer.text());
     match rule {
         AnswerRule::Letters if answer.is_multiple() => is_same_set(),

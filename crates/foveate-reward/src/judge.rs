@@ -1,4 +1,6 @@
-//! Scorers by name, each in its default settings: what one recorded completion is worth.
+//! Scorers by name, by the rules of the papers that they come from: what one recorded completion is worth.
+
+use std::cell::LazyCell;
 
 use serde::{Deserialize, Serialize};
 
@@ -62,13 +64,13 @@ pub fn judge(record: &Record) -> Vec<(ScorerName, Option<f32>)> {
     let times = record.time_clues.clone().unwrap_or_default();
     let answer = Answer::new(&record.solution).of(record.problem_type).with_times(times);
     let text = record.completion.as_str();
-    let accuracy = || accuracy(&answer, text, AnswerRule::VideoR1);
+    let accuracy = LazyCell::new(|| accuracy(&answer, text, AnswerRule::VideoR1));
     let score = |scorer| match scorer {
-        ScorerName::Accuracy => accuracy(),
+        ScorerName::Accuracy => *accuracy,
         ScorerName::Format => Some(format(text, FormatStyle::VideoR1)),
         ScorerName::SoftChoice => soft_choice(&answer, text),
         ScorerName::TemporalIou => temporal_iou(&answer, text, TimeBins::Exact),
-        ScorerName::Length => Length::default().score(record.tokens, accuracy().unwrap_or(f32::NAN)),
+        ScorerName::Length => Length::default().score(record.tokens, accuracy.unwrap_or(f32::NAN)),
     };
     record.scorers.iter().map(|&scorer| (scorer, score(scorer))).collect()
 }

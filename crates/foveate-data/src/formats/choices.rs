@@ -53,6 +53,20 @@ pub(super) fn named(field: &str, answer: &str, options: &[String]) -> Result<Str
     }
 }
 
+/// The letters that the answer to a question with options names, or the answer of any other as it stands.
+pub(super) fn letters_or_text(
+    field: &str,
+    answer: &str,
+    problem: ProblemType,
+    options: &[String],
+) -> Result<String, Fault> {
+    if problem == ProblemType::MultipleChoice && !options.is_empty() {
+        named(field, answer, options)
+    } else {
+        Ok(answer.to_owned())
+    }
+}
+
 /// The letter of the option with this text.
 pub(super) fn of_text(field: &str, text: &str, options: &[String]) -> Result<String, Fault> {
     let found = options.iter().position(|option| option.trim() == text.trim());

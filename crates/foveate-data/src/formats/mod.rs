@@ -33,6 +33,7 @@ use serde_json::Value;
 use crate::{Example, Fault};
 
 pub use choices::texts as option_texts;
+pub use foveate::line;
 
 /// A record of a data set.
 trait Record: DeserializeOwned {

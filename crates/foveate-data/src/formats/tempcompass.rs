@@ -38,8 +38,12 @@ impl Record for Video {
                 if example.options.is_empty() {
                     choices::answer_openly(&mut example, &answer);
                 } else {
-                    let lines: Vec<String> =
-                        question.lines().skip(example.question.lines().count()).map(str::to_owned).collect();
+                    let lines: Vec<String> = question
+                        .lines()
+                        .skip(question.lines().count() - example.options.len())
+                        .map(str::to_owned)
+                        .collect();
+                    example.question.truncate(example.question.trim_end().len());
                     example.answer = choices::of_text(&format!("{aspect}[{index}].answer"), &answer, &lines)?;
                 }
                 examples.push(example);

@@ -3,7 +3,7 @@
 //! lines of the problem, each after its letter and a blank; a solution may stand without its tag. Video paths begin
 //! with a slash there; they are taken from the data root.
 
-use foveate_reward::answer_text;
+use foveate_reward::solution_text;
 use serde::Deserialize;
 
 use super::{At, Record, choices, lenient, times};
@@ -32,15 +32,11 @@ impl Record for Question {
                 "expected a question and lines \"A ..\", \"B ..\" after it, found no such line",
             ));
         }
-        let answer = match answer_text(&self.solution) {
-            "" => self.solution.as_str(),
-            answer => answer,
-        };
         Ok(vec![Example {
             id: self.id.unwrap_or_else(|| at.id()),
             media: vec![Medium::video(self.video.trim_start_matches('/'))],
             question,
-            answer: choices::named("solution", answer, &options)?,
+            answer: choices::named("solution", solution_text(&self.solution), &options)?,
             options,
             kind: self.kind,
             spans: times::spans("glue", self.glue)?,

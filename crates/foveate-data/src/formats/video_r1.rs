@@ -42,9 +42,7 @@ impl Record for Question {
             return Err(Fault::new("solution", found));
         }
         let options = choices::texts(self.options);
-        if self.problem_type == ProblemType::MultipleChoice && !options.is_empty() {
-            choices::named("solution", answer, &options)?;
-        }
+        let answer = choices::letters_or_text("solution", answer, self.problem_type, &options)?;
         Ok(vec![Example {
             id: if self.problem_id.is_empty() { at.id() } else { self.problem_id },
             media: vec![match self.data_type {
@@ -53,7 +51,7 @@ impl Record for Question {
             }],
             question: self.problem,
             options,
-            answer: answer.to_owned(),
+            answer,
             problem: self.problem_type,
             kind: self.problem_type.to_string(),
             source: self.data_source,

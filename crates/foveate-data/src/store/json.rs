@@ -1,44 +1,17 @@
 //! One JSON array of records, or one object with a record at each key, too large to be read at once.
 
 use std::fs::File;
-use std::path::Path;
+use std::io::{BufReader, Bytes, Error, Read, Result};
 
-use super::{Bytes, Span};
-use crate::DataError;
-
-/// The records of a file.
-#[derive(Debug)]
-pub(super) struct Index {
-    pub(super) is_object: bool,
-    pub(super) spans: Vec<Span>,
-}
-
-/// Why a file has no index.
-#[derive(Debug)]
-pub(super) enum IndexError {
-    Io(std::io::Error),
-    Shape(String),
-}
-
-impl IndexError {
-    pub(super) fn at(self, path: &Path) -> DataError {
-        match self {
-            Self::Io(source) => DataError::File { path: path.to_owned(), source },
-            Self::Shape(reason) => DataError::Content { path: path.to_owned(), reason },
-        }
-    }
-}
-
-impl From<std::io::Error> for IndexError {
-    fn from(error: std::io::Error) -> Self {
-        Self::Io(error)
-    }
-}
+use super::Span;
 
 /// Finds the records: the file is walked once, byte by byte, and only brackets, commas and strings are understood. What
 /// is inside a record is judged when it is read.
-pub(super) fn index(file: &File) -> Result<Index, IndexError> {
-    let mut walk = Walk { bytes: Bytes::new(file) };
+///
+/// # Errors
+/// The file cannot be read or has another shape.
+pub(super) fn index(file: &File) -> Result<Vec<Span>> {
+    let mut walk = Walk { bytes: BufReader::new(file).bytes(), position: 0 };
     let is_object = match walk.token()? {
         Some(b'[') => false,
         Some(b'{') => true,
@@ -47,7 +20,7 @@ pub(super) fn index(file: &File) -> Result<Index, IndexError> {
     let mut spans = Vec::new();
     let mut next = walk.token()?;
     while next != Some(if is_object { b'}' } else { b']' }) {
-        let begin = walk.bytes.position - 1;
+        let begin = walk.position - 1;
         let mut start = begin;
         if is_object {
             if next != Some(b'"') {
@@ -59,7 +32,7 @@ pub(super) fn index(file: &File) -> Result<Index, IndexError> {
                 return Err(walk.expected("':' after a key", colon));
             }
             next = walk.token()?;
-            start = walk.bytes.position - 1;
+            start = walk.position - 1;
         }
         let (end, after) = walk.value(next)?;
         let length = u32::try_from(end - start).map_err(|_| walk.shape("a record of more than 4 GiB"))?;
@@ -72,7 +45,7 @@ pub(super) fn index(file: &File) -> Result<Index, IndexError> {
         };
     }
     match walk.token()? {
-        None => Ok(Index { is_object, spans }),
+        None => Ok(spans),
         found => Err(walk.expected("nothing after the last record", found)),
     }
 }
@@ -87,14 +60,22 @@ pub(super) fn key(bytes: &[u8]) -> serde_json::Result<Option<String>> {
 }
 
 struct Walk<'a> {
-    bytes: Bytes<'a>,
+    bytes: Bytes<BufReader<&'a File>>,
+    /// Number of bytes read.
+    position: u64,
 }
 
 impl Walk<'_> {
+    fn next(&mut self) -> Result<Option<u8>> {
+        let byte = self.bytes.next().transpose()?;
+        self.position += u64::from(byte.is_some());
+        Ok(byte)
+    }
+
     /// The next byte that is not blank.
-    fn token(&mut self) -> Result<Option<u8>, IndexError> {
+    fn token(&mut self) -> Result<Option<u8>> {
         loop {
-            match self.bytes.next()? {
+            match self.next()? {
                 Some(byte) if byte.is_ascii_whitespace() => {}
                 found => return Ok(found),
             }
@@ -102,12 +83,12 @@ impl Walk<'_> {
     }
 
     /// Passes the rest of a string, whose opening quote was read.
-    fn string(&mut self) -> Result<(), IndexError> {
+    fn string(&mut self) -> Result<()> {
         loop {
-            match self.bytes.next()? {
+            match self.next()? {
                 Some(b'"') => return Ok(()),
                 Some(b'\\') => {
-                    self.bytes.next()?;
+                    self.next()?;
                 }
                 Some(_) => {}
                 None => return Err(self.shape("the file ends within a string")),
@@ -116,7 +97,7 @@ impl Walk<'_> {
     }
 
     /// Passes a value whose first byte was read; where it ends, and the token after it.
-    fn value(&mut self, first: Option<u8>) -> Result<(u64, Option<u8>), IndexError> {
+    fn value(&mut self, first: Option<u8>) -> Result<(u64, Option<u8>)> {
         let mut depth = 0usize;
         let mut byte = first;
         loop {
@@ -124,42 +105,42 @@ impl Walk<'_> {
                 None => return Err(self.shape("the file ends within a record: was it cut off?")),
                 Some(b'"') => self.string()?,
                 Some(b'[' | b'{') => depth += 1,
-                Some(b']' | b'}' | b',') if depth == 0 => return Ok((self.bytes.position - 1, byte)),
+                Some(b']' | b'}' | b',') if depth == 0 => return Ok((self.position - 1, byte)),
                 Some(b']' | b'}') => depth -= 1,
                 Some(_) => {}
             }
-            byte = self.bytes.next()?;
+            byte = self.next()?;
         }
     }
 
-    fn expected(&self, what: &str, found: Option<u8>) -> IndexError {
+    fn expected(&self, what: &str, found: Option<u8>) -> Error {
         let found = found.map_or("the end of the file".to_owned(), |byte| format!("'{}'", byte.escape_ascii()));
         self.shape(&format!("expected {what}, found {found}"))
     }
 
-    fn shape(&self, reason: &str) -> IndexError {
-        IndexError::Shape(format!("{reason} (at byte {})", self.bytes.position))
+    fn shape(&self, reason: &str) -> Error {
+        Error::other(format!("{reason} (at byte {})", self.position))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Seek, SeekFrom, Write};
+    use std::io::{Seek, Write};
 
     use super::*;
 
-    fn found(text: &str) -> Result<Vec<String>, String> {
+    fn found(text: &str) -> std::result::Result<Vec<String>, String> {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(text.as_bytes()).unwrap();
-        file.seek(SeekFrom::Start(0)).unwrap();
-        let index = index(&file).map_err(|error| error.at(Path::new("f")).to_string())?;
+        file.rewind().unwrap();
+        let spans = index(&file).map_err(|error| error.to_string())?;
         let of = |span: &Span| {
             let start = span.start as usize;
             let value = &text[start..start + span.length as usize];
             let key = key(&text.as_bytes()[start - span.key as usize..start]).unwrap();
             key.map_or(String::new(), |key| key + "=") + value.trim()
         };
-        Ok(index.spans.iter().map(of).collect())
+        Ok(spans.iter().map(of).collect())
     }
 
     #[test]

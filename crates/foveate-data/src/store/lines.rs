@@ -1,13 +1,12 @@
 //! A JSON value on each line.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Error, Result, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, Error, Result};
 
 use super::Span;
 
 /// The lines that are not blank.
-pub(super) fn index(mut file: &File) -> Result<Vec<Span>> {
-    file.seek(SeekFrom::Start(0))?;
+pub(super) fn index(file: &File) -> Result<Vec<Span>> {
     let mut reader = BufReader::new(file);
     let (mut spans, mut start, mut number) = (Vec::new(), 0u64, 0u32);
     let mut line = Vec::new();

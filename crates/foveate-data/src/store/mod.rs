@@ -7,7 +7,6 @@ mod parquet;
 mod table;
 
 use std::fs::File;
-use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -28,15 +27,10 @@ pub(crate) struct Store {
 enum Layout {
     /// A JSON value on each line.
     Lines,
-    /// One JSON array.
-    Array,
-    /// One JSON object: each of its entries is a record.
-    Entries,
     /// Comma-separated values.
     Table(table::Table),
-    /// Rows of a parquet file, written out as lines.
-    #[cfg(feature = "parquet")]
-    Rows,
+    /// The elements of a JSON array, the entries of a JSON object, or the rows of a parquet file, written out as lines.
+    Records,
 }
 
 /// Where a record stands in the file, in bytes.
@@ -71,9 +65,8 @@ impl Store {
                 (file, Layout::Lines, spans)
             }
             "json" => {
-                let found = json::index(&file).map_err(|error| error.at(path))?;
-                let layout = if found.is_object { Layout::Entries } else { Layout::Array };
-                (file, layout, found.spans)
+                let spans = json::index(&file).map_err(|error| content(error.to_string()))?;
+                (file, Layout::Records, spans)
             }
             "csv" | "tsv" => {
                 let separator = if extension == "tsv" { b'\t' } else { b',' };
@@ -84,7 +77,7 @@ impl Store {
             "parquet" => {
                 let rows = parquet::spool(file).map_err(|error| content(error.to_string()))?;
                 let spans = lines::index(&rows).map_err(of_file)?;
-                (rows, Layout::Rows, spans)
+                (rows, Layout::Records, spans)
             }
             #[cfg(not(feature = "parquet"))]
             "parquet" => {
@@ -116,7 +109,7 @@ impl Store {
         let number = self.spans.get(index).map_or(0, |span| span.number);
         match self.layout {
             Layout::Lines | Layout::Table(_) => format!("{}:{number}", self.path.display()),
-            _ => format!("{}: record {number}", self.path.display()),
+            Layout::Records => format!("{}: record {number}", self.path.display()),
         }
     }
 
@@ -148,35 +141,5 @@ fn reason(error: &serde_json::Error) -> String {
     match text.rsplit_once(" at line ") {
         Some((what, _)) => format!("{what}, column {}", error.column()),
         None => text,
-    }
-}
-
-/// The bytes of a file, in pieces.
-struct Bytes<'a> {
-    file: &'a File,
-    buffer: Vec<u8>,
-    at: usize,
-    position: u64,
-}
-
-impl<'a> Bytes<'a> {
-    fn new(file: &'a File) -> Self {
-        Self { file, buffer: Vec::new(), at: 0, position: 0 }
-    }
-
-    fn next(&mut self) -> std::io::Result<Option<u8>> {
-        if self.at == self.buffer.len() {
-            self.buffer.resize(1 << 16, 0);
-            let read = self.file.read(&mut self.buffer)?;
-            self.buffer.truncate(read);
-            self.at = 0;
-            if read == 0 {
-                return Ok(None);
-            }
-        }
-        let byte = self.buffer[self.at];
-        self.at += 1;
-        self.position += 1;
-        Ok(Some(byte))
     }
 }

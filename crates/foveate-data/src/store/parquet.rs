@@ -1,7 +1,7 @@
 //! Rows of a parquet file.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Seek, Write};
 
 use parquet::errors::{ParquetError, Result};
 use parquet::file::reader::{FileReader, SerializedFileReader};
@@ -15,5 +15,7 @@ pub(super) fn spool(file: File) -> Result<File> {
     for row in reader.get_row_iter(None)? {
         writeln!(lines, "{}", row?.to_json_value()).map_err(external)?;
     }
-    lines.into_inner().map_err(|error| external(error.into_error()))
+    let mut lines = lines.into_inner().map_err(|error| external(error.into_error()))?;
+    lines.rewind().map_err(external)?;
+    Ok(lines)
 }
