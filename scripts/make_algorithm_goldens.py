@@ -5,6 +5,7 @@ Needs Python 3.10 and numpy; not part of the build.
 
     scripts/make_algorithm_goldens.py --check tests/golden/algorithms    # recompute every case and compare
     scripts/make_algorithm_goldens.py --make DIR --seed 1                # a new group of each kind, with its cases
+    scripts/make_algorithm_goldens.py --make-picks DIR --seed 1          # the same of sets of frame picks (tests/golden/picks)
     scripts/make_algorithm_goldens.py --add tests/golden/algorithms/seed1-mixed    # the cases of a group that is there
 
 Shapes: G completions, T tokens, F frames, V vocabulary.
@@ -226,8 +227,27 @@ def credit(algo, group, s):
     return out, factor, place
 
 
+def picks_results(group, s):
+    """What ReFoCUS makes of the sets of frame picks."""
+    old, new = group["old_logprobs"].astype(np.float64), group["logprobs"].astype(np.float64)
+    logits, gold = group["option_logits"].astype(np.float64), int(group["gold"][0])
+    rewards = np.tanh((logits[:, gold] - np.delete(logits, gold, 1).max(1)) / 2)
+    advantage = advantages(rewards)
+    log_probs = log_softmax(group["pick_logits"])
+    probability = np.take_along_axis(np.exp(log_probs), group["picks"][..., None], -1)[..., 0]
+    entropy = -np.where(np.isfinite(log_probs), np.exp(log_probs) * np.where(np.isfinite(log_probs), log_probs, 0), 0).sum(-1)
+    pull = np.exp((new - old).sum(1)) * advantage / len(rewards)
+    return {
+        "rewards": rewards, "advantages": advantage, "probability": probability, "entropy": entropy,
+        "loss": np.array([-pull.sum() - s["entropy_coef"] * entropy.mean()]),
+        "grad_logprobs": np.repeat(-pull[:, None], new.shape[1], 1),
+    }
+
+
 def results(algo, group, s):
     """What the algorithm makes of the group: the tensors of its case."""
+    if algo == "refocus":
+        return picks_results(group, s)
     out, factor, place = credit(algo, group, s)
     mask = group["completion_mask"].astype(np.float64)
     new, old, ref = (np.where(mask > 0, group[x].astype(np.float64), 0) for x in ("logprobs", "old_logprobs", "ref_logprobs"))
@@ -332,6 +352,27 @@ def make(folder, seed):
         add(place)
 
 
+def make_picks(folder, seed):
+    """Writes sets of frame picks below the folder: several shapes, one of which leaves a single frame to pick."""
+    for kind, (count, picks, frames, options) in enumerate([(4, 5, 11, 4), (3, 6, 6, 2), (16, 8, 64, 5)]):
+        rng = np.random.default_rng([seed, kind])
+        place = folder / f"seed{seed}-{frames}"
+        place.mkdir(parents=True)
+        order = np.stack([rng.permutation(frames)[:picks] for _ in range(count)])
+        logits = rng.normal(0, 2, (count, picks, frames)).astype(np.float32)
+        for later in range(1, picks):
+            np.put_along_axis(logits[:, later], order[:, :later], -np.inf, 1)
+        old = np.take_along_axis(log_softmax(logits), order[..., None], -1)[..., 0]
+        write(place / "rollouts.safetensors", {
+            "pick_logits": logits, "picks": order, "old_logprobs": old,
+            "logprobs": np.minimum(old + rng.normal(0, 0.1, old.shape), 0),
+            "option_logits": rng.normal(0, 2, (count, options)), "gold": rng.integers(0, options, 1),
+        })
+        case = {"algo": "refocus", "settings": {"entropy_coef": 0.002}}
+        (place / "refocus.json").write_text(json.dumps(case, indent=1) + "\n")
+        write(place / "refocus.safetensors", picks_results(read(place / "rollouts.safetensors"), case["settings"]))
+
+
 def add(place):
     """Writes every case of the group in the folder."""
     group = read(place / "rollouts.safetensors")  # as rounded to f32
@@ -361,11 +402,14 @@ def main():
     mode = parser.add_mutually_exclusive_group(required=True)
     mode.add_argument("--check", type=pathlib.Path, metavar="DIR")
     mode.add_argument("--make", type=pathlib.Path, metavar="DIR")
+    mode.add_argument("--make-picks", type=pathlib.Path, metavar="DIR")
     mode.add_argument("--add", type=pathlib.Path, metavar="GROUP")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     if args.make:
         make(args.make, args.seed)
+    elif args.make_picks:
+        make_picks(args.make_picks, args.seed)
     elif args.add:
         add(args.add)
     elif check(args.check):

@@ -7,7 +7,8 @@ use std::{env, path::PathBuf};
 
 fn main() {
     rpath::main();
-    println!("cargo:rerun-if-changed=src/adamw/fused.cpp");
+    const SOURCES: [&str; 2] = ["src/adamw/fused.cpp", "src/device_memory.cpp"];
+    SOURCES.iter().for_each(|source| println!("cargo:rerun-if-changed={source}"));
     let Some(libtorch) = env::var_os("LIBTORCH").map(PathBuf::from) else {
         return;
     };
@@ -16,6 +17,6 @@ fn main() {
         .std("c++17")
         .flag("-isystem")
         .flag(libtorch.join("include"))
-        .file("src/adamw/fused.cpp")
+        .files(SOURCES)
         .compile("foveate_fused");
 }

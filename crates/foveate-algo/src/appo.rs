@@ -23,7 +23,7 @@ pub const NAME: &str = "appo";
 
 settings! {
     /// Settings of APPO. The numbers are the paper's for Qwen2.5-VL (section 4.1).
-    Settings by variant {
+    Settings {
         /// Which reading fills the settings left open. It alone decides which completions count as right: accuracy of at
         /// least 0.5 (paper) or above 0 (released).
         variant;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::{AlgoError, Algorithm, appo, dapo, grpo, t_grpo, tw_grpo, video_ktr};
+use crate::{AlgoError, Algorithm, appo, dapo, grpo, refocus, t_grpo, tw_grpo, video_ktr};
 
 /// Defines [`NAMES`] and [`AlgoConfig`]: module, type and doc of each algorithm.
 macro_rules! algorithms {
@@ -66,6 +66,15 @@ algorithms! {
     appo::Appo,
     /// Reinforcement of key tokens only.
     video_ktr::VideoKtr,
+    /// Reinforcement of frame picks.
+    refocus::Refocus,
+}
+
+impl AlgoConfig {
+    /// Whether its actions are frames, not tokens.
+    pub fn picks_frames(&self) -> bool {
+        matches!(self, Self::Refocus(_))
+    }
 }
 
 impl Default for AlgoConfig {

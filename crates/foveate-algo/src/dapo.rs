@@ -17,6 +17,8 @@ pub const NAME: &str = "dapo";
 settings! {
     /// Settings of DAPO.
     Settings {
+        /// Which reading fills the settings left open; here both are the same.
+        variant;
         /// How often a step draws further groups in place of those whose accuracies are all the same; it goes on with
         /// what there is then. 0: such groups are dropped and none is drawn.
         max_refills: usize = 10;

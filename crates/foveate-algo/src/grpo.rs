@@ -19,6 +19,8 @@ pub const NAME: &str = "grpo";
 settings! {
     /// Settings of GRPO.
     Settings {
+        /// Which reading fills the settings left open; here both are the same.
+        variant;
         /// Coefficient of the KL term; 0 does without a reference policy. DeepSeekMath: 0.04; APPO's baseline: 0.01.
         beta: f32 = 0.04;
         /// The ratio is clipped below `1 - clip_low`. DeepSeekMath: 0.2.
@@ -104,7 +106,7 @@ impl Credit {
     ///
     /// # Errors
     /// As [`ScoredGroup::lengths`].
-    pub(crate) fn plain(group: &ScoredGroup) -> Result<Self, AlgoError> {
+    pub fn plain(group: &ScoredGroup) -> Result<Self, AlgoError> {
         group.lengths()?;
         Ok(Self {
             rewards: group.rewards.clone(),

@@ -29,6 +29,8 @@ pub mod grpo;
 mod needs;
 mod objective;
 mod recorded;
+pub mod refocus;
+pub mod sensitivity;
 mod settings;
 pub mod t_grpo;
 pub mod tw_grpo;

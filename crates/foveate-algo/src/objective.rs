@@ -43,6 +43,9 @@ pub enum Ratio {
     Token,
     /// One for all tokens of a sequence: the geometric mean of the tokens' ratios (GSPO, arXiv 2507.18071, eq. 7).
     Sequence,
+    /// One for all of a sequence, the product of its ratios: what was done is the sequence as a whole (ReFoCUS). No setting.
+    #[serde(skip)]
+    Product,
 }
 
 /// Where a token's weight enters the loss of ratio `r` and advantage `A`.

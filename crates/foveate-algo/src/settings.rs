@@ -1,39 +1,12 @@
 //! Settings of an algorithm, each written once: its doc, its type, the paper's value and, where that differs, the
 //! released code's.
 
-/// Defines `Settings` and its defaults. `by variant` adds the setting `variant`, whose preset fills what a config leaves
-/// open; every algorithm gets `entropy_coef`, `mask_zero_std` and `mask_truncated`, and lists `clip_low` and `clip_high`.
+/// Defines `Settings` and its presets: that of `variant` fills what a config leaves open. Every algorithm gets
+/// `entropy_coef` (0 unless stated), `mask_zero_std` and `mask_truncated`, and lists `clip_low` and `clip_high`.
 macro_rules! settings {
     (
         $(#[$doc:meta])*
-        Settings { $($(#[$about:meta])* $field:ident: $type:ty = $value:expr;)* }
-    ) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, ::serde::Serialize, ::serde::Deserialize)]
-        #[serde(default, deny_unknown_fields)]
-        pub struct Settings {
-            $($(#[$about])* pub $field: $type,)*
-            /// Coefficient of the entropy bonus; 0 does without. Papers: 0.
-            pub entropy_coef: f32,
-            /// Whether a group with equal rewards leaves numerator and denominator of the mean; else what its loss has
-            /// besides advantages (KL, entropy) counts. Papers: false.
-            pub mask_zero_std: bool,
-            /// Whether the tokens of truncated completions leave numerator and denominator; their rewards stay in the
-            /// baseline. DAPO, section 3.4 ("overlong filtering"): true; the others: false.
-            pub mask_truncated: bool,
-        }
-
-        impl Default for Settings {
-            fn default() -> Self {
-                Self { $($field: $value,)* entropy_coef: 0.0, mask_zero_std: false, mask_truncated: false }
-            }
-        }
-
-        $crate::settings::settings!(@shared);
-    };
-    (
-        $(#[$doc:meta])*
-        Settings by variant {
+        Settings $(with entropy_coef $entropy:literal)? {
             $(#[$variant_about:meta])* variant;
             $($(#[$about:meta])* $field:ident: $type:ty = $paper:expr $(, released $released:expr)?;)*
         }
@@ -45,13 +18,13 @@ macro_rules! settings {
             $(#[$variant_about])*
             pub variant: $crate::Variant,
             $($(#[$about])* pub $field: $type,)*
-            /// Coefficient of the entropy bonus; 0 does without. Paper: 0.
+            /// Coefficient of the entropy bonus; 0 does without. ReFoCUS: 0.002; the others: 0.
             pub entropy_coef: f32,
             /// Whether a group with equal rewards leaves numerator and denominator of the mean; else what its loss has
             /// besides advantages (KL, entropy) counts. Paper: false.
             pub mask_zero_std: bool,
             /// Whether the tokens of truncated completions leave numerator and denominator; their rewards stay in the
-            /// baseline. Paper: false.
+            /// baseline. DAPO, section 3.4 ("overlong filtering"): true; the others: false.
             pub mask_truncated: bool,
         }
 
@@ -85,7 +58,7 @@ macro_rules! settings {
                 let paper = Self {
                     variant,
                     $($field: $paper,)*
-                    entropy_coef: 0.0,
+                    entropy_coef: [0.0, $($entropy)?].iter().sum(),
                     mask_zero_std: false,
                     mask_truncated: false,
                 };
@@ -102,9 +75,6 @@ macro_rules! settings {
             }
         }
 
-        $crate::settings::settings!(@shared);
-    };
-    (@shared) => {
         impl Settings {
             /// GRPO's objective without KL, with the settings that every algorithm has.
             fn shared_objective(&self) -> $crate::Objective {

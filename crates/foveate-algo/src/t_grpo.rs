@@ -14,7 +14,7 @@ pub const NAME: &str = "t-grpo";
 
 settings! {
     /// Settings of T-GRPO.
-    Settings by variant {
+    Settings {
         /// Which reading is taken, where they differ in more than settings: paper: accuracy of at least 0.5 is right, p and
         /// q are shares of right completions, bonus if p >= q. Released: above 0.1 is right, p and q are mean
         /// accuracies, bonus if p >= 0.8 q, length bonus only if at least two completions are right.

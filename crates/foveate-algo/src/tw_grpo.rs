@@ -19,7 +19,7 @@ pub const NAME: &str = "tw-grpo";
 
 settings! {
     /// Settings of TW-GRPO.
-    Settings by variant {
+    Settings {
         /// Which reading fills the settings left open.
         variant;
         /// How a position's divergence is measured. Paper (eq. 4): kl; released: log-k3.

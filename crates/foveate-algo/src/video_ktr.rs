@@ -19,7 +19,7 @@ pub const NAME: &str = "video-ktr";
 
 settings! {
     /// Settings of Video-KTR.
-    Settings by variant {
+    Settings {
         /// Which reading fills the settings left open. It alone decides the sign of visual and temporal scores: their
         /// absolute value counts (paper), or only a fall of the log-prob does (released).
         variant;

@@ -27,7 +27,7 @@ const NAMES: [&str; 13] = [
 
 /// The files' names and contents, kept in memory: the directory they come from may be a checkpoint that is pruned
 /// before the model is saved.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Companions(Vec<(&'static str, Vec<u8>)>);
 
 impl Companions {
@@ -43,6 +43,30 @@ impl Companions {
             }
         }
         Ok(Self(files))
+    }
+
+    /// The contents of one of them.
+    pub(crate) fn get(&self, name: &str) -> Option<&[u8]> {
+        self.0.iter().find(|(known, _)| *known == name).map(|(_, bytes)| bytes.as_slice())
+    }
+
+    /// Those of these names.
+    pub(crate) fn only(mut self, names: &[&str]) -> Self {
+        self.0.retain(|(name, _)| names.contains(name));
+        self
+    }
+
+    /// These and others.
+    pub(crate) fn and(mut self, others: Self) -> Self {
+        self.0.extend(others.0);
+        self
+    }
+
+    /// The same with another file.
+    pub(crate) fn with(mut self, name: &'static str, bytes: Vec<u8>) -> Self {
+        self.0.retain(|(known, _)| *known != name);
+        self.0.push((name, bytes));
+        self
     }
 
     /// Writes them to another directory, each to a temporary name first.

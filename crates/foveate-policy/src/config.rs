@@ -6,6 +6,29 @@ use serde_json::Value;
 
 use crate::PolicyError;
 
+/// What `DIR/config.json` says the model is: `qwen2_5_vl`, `mamba2` ...; empty if it does not say.
+///
+/// # Errors
+/// [`PolicyError::File`] if it cannot be read, [`PolicyError::Config`] if it is not JSON.
+pub fn model_type(dir: &Path) -> Result<String, PolicyError> {
+    #[derive(serde::Deserialize)]
+    struct Named {
+        #[serde(default)]
+        model_type: String,
+    }
+    let path = dir.join("config.json");
+    let named: Named =
+        serde_json::from_value(read_json(&path)?).map_err(|error| PolicyError::config(&path, error.to_string()))?;
+    Ok(named.model_type)
+}
+
+/// A JSON file as Python writes it, with `null` for its bare word for an infinite number, which JSON does not have.
+pub(crate) fn read_json(path: &Path) -> Result<Value, PolicyError> {
+    let text = std::fs::read_to_string(path).map_err(PolicyError::file(path))?;
+    serde_json::from_str(&text.replace(" Infinity", " null"))
+        .map_err(|error| PolicyError::config(path, error.to_string()))
+}
+
 /// Dimensions of the text decoder; field names as in `config.json`.
 #[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs, reason = "the names are those of config.json")]
@@ -86,12 +109,10 @@ impl ModelConfig {
     /// [`PolicyError::File`] if it cannot be read, [`PolicyError::Config`] if it is not a Qwen2.5-VL configuration.
     pub fn from_dir(dir: &Path) -> Result<Self, PolicyError> {
         let path = dir.join("config.json");
-        let text = std::fs::read_to_string(&path).map_err(PolicyError::file(&path))?;
-        let json: Value = serde_json::from_str(&text).map_err(|error| PolicyError::config(&path, error.to_string()))?;
-        Self::from_json(&json).map_err(|problem| PolicyError::config(&path, problem))
+        Self::from_json(&read_json(&path)?).map_err(|problem| PolicyError::config(&path, problem))
     }
 
-    fn from_json(root: &Value) -> Result<Self, String> {
+    pub(crate) fn from_json(root: &Value) -> Result<Self, String> {
         let model_type = root.get("model_type").and_then(Value::as_str).unwrap_or("");
         if model_type != "qwen2_5_vl" {
             return Err(format!("model_type: expected \"qwen2_5_vl\", found {model_type:?}"));

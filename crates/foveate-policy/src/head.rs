@@ -70,6 +70,12 @@ impl Head {
         }
     }
 
+    /// Logits of a few tokens only, `[R, ids]`, formed in f32 so that those of a bf16 model are not rounded to ties.
+    pub fn logits_of(&self, hidden: &Tensor, ids: &[i64]) -> Tensor {
+        let ids = Tensor::from_slice(ids).to_device(self.weight.device());
+        no_grad(|| wide(hidden).matmul(&wide(&self.weight.index_select(0, &ids)).tr()) / self.temperature)
+    }
+
     /// Log-probs of `ids` `[R]` and entropies under hidden states `[R, D]`, without gradients.
     pub fn score(&self, hidden: &Tensor, ids: &Tensor) -> TokenScores {
         no_grad(|| {

@@ -10,6 +10,7 @@
 //! `FOVEATE_LIBTORCH_CUDA` ([`runtime::init`]).
 
 mod adamw;
+mod backbone;
 mod batch;
 mod companions;
 mod config;
@@ -21,6 +22,7 @@ mod generate;
 mod head;
 mod input;
 mod loss;
+mod mamba;
 mod model;
 mod pass;
 mod qwen;
@@ -28,11 +30,12 @@ mod records;
 pub mod runtime;
 mod sample;
 mod score;
+mod selector;
 pub mod text;
 mod weights;
 
 pub use adamw::{AdamW, AdamWOptions, Precision};
-pub use config::{ModelConfig, TextConfig, VisionConfig};
+pub use config::{ModelConfig, TextConfig, VisionConfig, model_type};
 pub use counterfactual::{Alteration, Shown};
 pub use divergence::GroupDistributions;
 pub use error::PolicyError;
@@ -40,10 +43,12 @@ pub use generate::Rollout;
 pub use head::{Head, ScoreGradients, TokenScores};
 pub use input::{Completions, Encoded, Media, Prompt};
 pub use loss::{Surrogate, SurrogateInputs, surrogate_loss};
+pub use mamba::{Mamba, MambaConfig};
 pub use model::{LoadOptions, Trainable, Vlm};
 pub use pass::{GroupForward, Segment, TrainingPass};
 pub use qwen::{AttentionMode, Recompute};
 pub use sample::{Draw, GroupSeed, MIN_TEMPERATURE, Observe, SamplingParams};
 pub use score::RowScores;
+pub use selector::{Candidates, Origin, PickParams, PickPass, PickScores, Picks, Selector, SelectorConfig};
 pub use text::{Content, Message, TextProcessor};
 pub use weights::{read_safetensors, to_tensor, write_safetensors};

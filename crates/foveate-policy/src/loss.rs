@@ -59,6 +59,8 @@ pub fn surrogate_loss(inputs: &SurrogateInputs<'_>) -> Surrogate {
             let lengths = mask.sum_dim_intlist(-1, true, kind).clamp_min(1.0);
             log_ratio.sum_dim_intlist(-1, true, kind) / lengths * &mask
         }
+        // Bounded, so that a policy that has moved far cannot make the infinite of a product with advantage 0.
+        Ratio::Product => log_ratio.sum_dim_intlist(-1, true, kind).clamp_max(60.0) * &mask,
     };
     let ratio = log_ratio.exp();
     let advantages = inputs.advantages.unsqueeze(-1);

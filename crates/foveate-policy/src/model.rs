@@ -18,7 +18,7 @@ use crate::{
         text::TextModel,
         vision::VisionTower,
     },
-    weights::{INDEX, Weights, write_safetensors},
+    weights::{Weights, no_shards, write_safetensors},
 };
 
 /// Which parameters receive gradients.
@@ -141,10 +141,7 @@ impl Vlm {
     /// in shards: its index would hide what is saved here.
     pub fn save(&self, dir: &Path) -> Result<(), PolicyError> {
         std::fs::create_dir_all(dir).map_err(PolicyError::file(dir))?;
-        let stale = dir.join(INDEX);
-        if stale.exists() {
-            return Err(PolicyError::config(&stale, "expected no checkpoint in shards where a model is saved"));
-        }
+        no_shards(dir)?;
         self.companions.write(dir)?;
         let tensors = self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
         write_safetensors(&dir.join("model.safetensors"), tensors)
@@ -157,6 +154,14 @@ impl Vlm {
     /// [`PolicyError::Prompt`] if pads and media do not fit, a token is outside the vocabulary, or the prompt is empty
     /// or longer than the model allows.
     pub fn encode(&self, prompt: &Prompt) -> Result<Encoded, PolicyError> {
+        self.encode_with(prompt, None)
+    }
+
+    /// The same with the features of the prompt's media, `[merged patches, D]` in their order, where they are known.
+    ///
+    /// # Errors
+    /// As [`Vlm::encode`].
+    pub fn encode_with(&self, prompt: &Prompt, features: Option<Tensor>) -> Result<Encoded, PolicyError> {
         let config = &self.config;
         self.check(prompt)?;
         let (axes, next_position) = rope::positions(config, prompt)?;
@@ -176,7 +181,8 @@ impl Vlm {
         }
         let device = self.device();
         let frozen = self.options.trainable != Trainable::All;
-        let features = (frozen && !pads.is_empty()).then(|| self.frozen_features(&prompt.media));
+        let known = features.filter(|_| frozen);
+        let features = known.or_else(|| (frozen && !pads.is_empty()).then(|| self.frozen_features(&prompt.media)));
         Ok(Encoded {
             ids: Tensor::from_slice(&prompt.ids).to_device(device),
             positions: Tensor::from_slice2(&axes).to_device(device),
@@ -227,6 +233,28 @@ impl Vlm {
             .iter()
             .map(|medium| cache.get_or(medium.patches().fingerprint(), || no_grad(|| self.features_of(medium))));
         joined(features.collect())
+    }
+
+    /// Features of images of one size by a frozen tower, a bounded number at a time: `[images, merged patches, D]`. The tower
+    /// never looks from one temporal grid to another, so that images are as good as the grids of a video.
+    ///
+    /// # Errors
+    /// [`PolicyError::Prompt`] for no image, or images of several sizes.
+    pub fn image_features(&self, images: &[Media]) -> Result<Tensor, PolicyError> {
+        const AT_ONCE: usize = 64;
+        let Some(grid) = images.first().map(|image| image.patches().grid) else {
+            return Err(PolicyError::Prompt("expected at least one image".into()));
+        };
+        if images.iter().any(|image| image.patches().grid != grid) {
+            return Err(PolicyError::Prompt("expected images of one size".into()));
+        }
+        let features = images.chunks(AT_ONCE).map(|images| {
+            let values: Vec<f32> = images.iter().flat_map(|image| image.patches().pixels.iter().copied()).collect();
+            let grid = [(images.len() * grid.t) as i64, grid.h as i64, grid.w as i64];
+            let pixels = Tensor::from_slice(&values).view([grid.iter().product(), -1]).to_device(self.device());
+            no_grad(|| self.vision.forward(&pixels, grid)).unflatten(0, [images.len() as i64, -1])
+        });
+        Ok(Tensor::cat(&features.collect::<Vec<_>>(), 0))
     }
 
     /// Features of media in order, `[merged patches, D]`.

@@ -2,6 +2,7 @@
 
 use std::{
     env,
+    ffi::{c_char, c_int},
     path::{Path, PathBuf},
     sync::OnceLock,
 };
@@ -9,7 +10,7 @@ use std::{
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 use tch::{Cuda, Device, Kind};
 
-use crate::PolicyError;
+use crate::{PolicyError, adamw::fused::checked};
 
 static CUDA: OnceLock<Option<Library>> = OnceLock::new();
 
@@ -93,6 +94,21 @@ pub fn device(name: &str) -> Result<Device, PolicyError> {
     }
 }
 
+unsafe extern "C" {
+    fn foveate_peak_bytes(device: c_int, bytes: *mut f64, message: *mut c_char, size: usize) -> c_int;
+}
+
+/// Most bytes that libtorch's allocator has had in use at a time on the CUDA device of this number.
+///
+/// # Errors
+/// [`PolicyError::Torch`] if there is no such device.
+pub fn peak_bytes(device: usize) -> Result<f64, PolicyError> {
+    let mut bytes = 0.0_f64;
+    // SAFETY: the number is written to a live variable, and the message fits its size.
+    checked(|message, size| unsafe { foveate_peak_bytes(device as c_int, &raw mut bytes, message, size) })?;
+    Ok(bytes)
+}
+
 /// Reads a number type: `float32` or `bfloat16` (`f32`, `bf16` for short).
 ///
 /// # Errors
@@ -106,5 +122,15 @@ pub fn dtype(name: &str) -> Result<Kind, PolicyError> {
             expected: "float32 or bfloat16".into(),
             found: format!("{name:?}"),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_is_not_there_has_no_memory() {
+        assert!(peak_bytes(Cuda::device_count() as usize).is_err());
     }
 }

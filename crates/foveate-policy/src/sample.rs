@@ -101,7 +101,7 @@ pub struct GroupSeed {
 
 impl GroupSeed {
     /// `length` uniform numbers in [0, 1) for one completion. They do not depend on any other group or completion.
-    fn uniforms(&self, completion: u64, length: usize) -> Vec<f32> {
+    pub(crate) fn uniforms(&self, completion: u64, length: usize) -> Vec<f32> {
         let mut stream = self.stream(completion);
         (0..length).map(|_| stream.random()).collect()
     }

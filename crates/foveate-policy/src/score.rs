@@ -20,8 +20,21 @@ pub struct RowScores {
     pub entropy: Tensor,
     /// Attention mass on each frame, mean over heads, by layer: `[L, R, F]`; `None` without a video.
     pub frame_attention: Option<Tensor>,
-    /// Position ids of the whole sequence, `[3, S]` i64.
-    pub positions: Tensor,
+    /// Position ids of the whole sequence, `[3, S]` i64; `None` of a model without positions.
+    pub positions: Option<Tensor>,
+}
+
+impl RowScores {
+    /// An error if nothing predicts one of the chosen tokens of a sequence.
+    pub(crate) fn check(length: usize, chosen: &[usize]) -> Result<(), PolicyError> {
+        match chosen.iter().find(|index| **index == 0 || **index >= length) {
+            None => Ok(()),
+            Some(index) => Err(PolicyError::Prompt(format!(
+                "expected completion tokens at 1 to {}, found one at {index}",
+                length.saturating_sub(1)
+            ))),
+        }
+    }
 }
 
 impl Vlm {
@@ -32,12 +45,7 @@ impl Vlm {
     /// [`PolicyError::Prompt`] as for [`Vlm::encode`], and for a chosen index that nothing predicts.
     pub fn score(&self, sequence: &Prompt, chosen: &[usize], layers: Layers) -> Result<RowScores, PolicyError> {
         let length = sequence.ids.len();
-        if let Some(index) = chosen.iter().find(|index| **index == 0 || **index >= length) {
-            return Err(PolicyError::Prompt(format!(
-                "expected completion tokens at 1 to {}, found one at {index}",
-                length.saturating_sub(1)
-            )));
-        }
+        RowScores::check(length, chosen)?;
         let encoded = self.encode(sequence)?;
         let device = self.device();
         let rows: Vec<i64> = chosen.iter().map(|index| *index as i64 - 1).collect();
@@ -63,7 +71,7 @@ impl Vlm {
                 logprobs,
                 entropy,
                 frame_attention: taps.frames_of(0),
-                positions: encoded.positions.shallow_clone(),
+                positions: Some(encoded.positions.shallow_clone()),
             })
         })
     }

@@ -19,7 +19,7 @@ use crate::PolicyError;
 const HEADER_LENGTH: usize = 8;
 
 /// The file that names the shards of a checkpoint.
-pub(crate) const INDEX: &str = "model.safetensors.index.json";
+const INDEX: &str = "model.safetensors.index.json";
 
 /// How a tensor begins where no checkpoint gives it.
 #[derive(Debug, Clone, Copy)]
@@ -30,6 +30,8 @@ pub(crate) enum Init {
     Ones,
     /// Zeros: biases.
     Zeros,
+    /// Otherwise, from the shape.
+    Made(fn(&[i64]) -> Tensor),
 }
 
 /// Where a tensor lies in the mapped files.
@@ -147,6 +149,22 @@ impl Weights {
         tensor
     }
 
+    /// The tensors handed out so far, by name.
+    pub(crate) fn handed_out(&self) -> Vec<(String, Tensor)> {
+        let taken = self.shared.taken.borrow();
+        taken.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect()
+    }
+
+    /// All tensors handed out, by name, if the checkpoint had them all; it may hold others.
+    pub(crate) fn finish_part(self) -> Result<Vec<(String, Tensor)>, PolicyError> {
+        let shared = &self.shared;
+        let differences = shared.differences.take();
+        match differences.is_empty() {
+            true => Ok(shared.taken.take()),
+            false => Err(PolicyError::Weights { path: shared.dir.clone(), differences }),
+        }
+    }
+
     /// All tensors handed out, by name, if they are exactly those of the checkpoint.
     pub(crate) fn finish(self) -> Result<Vec<(String, Tensor)>, PolicyError> {
         let shared = &self.shared;
@@ -171,6 +189,7 @@ fn initial(shape: &[i64], init: Init, range: f64) -> Tensor {
         Init::Normal => Tensor::randn(shape, options) * range,
         Init::Ones => Tensor::ones(shape, options),
         Init::Zeros => Tensor::zeros(shape, options),
+        Init::Made(make) => make(shape),
     }
 }
 
@@ -182,6 +201,15 @@ fn released_name(name: &str) -> String {
         }
     }
     name.to_owned()
+}
+
+/// An error if the directory holds a checkpoint in shards, whose index would hide what is saved there.
+pub(crate) fn no_shards(dir: &Path) -> Result<(), PolicyError> {
+    let stale = dir.join(INDEX);
+    match stale.exists() {
+        true => Err(PolicyError::config(&stale, "expected no checkpoint in shards where a model is saved")),
+        false => Ok(()),
+    }
 }
 
 fn shards(dir: &Path) -> Result<Vec<PathBuf>, PolicyError> {

@@ -1,6 +1,10 @@
 //! The policy's answers to a file of examples: what `eval` and the ends of training measure.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+    sync::Arc,
+};
 
 use anyhow::{Context, Result};
 use foveate_algo::Reordering;
@@ -8,7 +12,8 @@ use foveate_policy::{
     Draw, Encoded, GroupSeed, LoadOptions, Observe, Rollout, SamplingParams, TextProcessor, Trainable, Vlm,
 };
 use foveate_reward::{
-    Completion, Reward, Rubric, TimeBins, answer_text, mean_relative_accuracy, soft_choice, temporal_iou,
+    AnswerRule, Completion, Reward, Rubric, TimeBins, accuracy, answer_text, mean_relative_accuracy, soft_choice,
+    temporal_iou,
 };
 use ndarray::{Array3, s};
 
@@ -79,6 +84,8 @@ pub struct Exam<'a> {
     pub file: &'a Path,
     /// What is taken from their media.
     pub ablation: Option<Ablation>,
+    /// Words that stand for the media of each example, by its name.
+    pub described: Option<&'a HashMap<String, String>>,
     /// Whether to stop.
     pub stop: &'a Stop,
 }
@@ -126,7 +133,7 @@ impl Examinee<'_> {
     /// The file cannot be read, a prompt does not fit the model, or answers cannot be kept.
     pub fn answer(&self, exam: &Exam<'_>, keep: &mut dyn Keep, each: &dyn Fn(usize, usize)) -> Result<Answers> {
         let eval = &self.config.eval;
-        let examples = Examples::evaluation(exam.file, exam.ablation, self.config, self.dir, Arc::clone(self.text))?;
+        let examples = Examples::evaluation(exam, self.config, self.dir, Arc::clone(self.text))?;
         let records = examples.records().len();
         let count = if eval.limit == 0 { records } else { records.min(eval.limit) };
         let options = LoaderOptions {
@@ -219,10 +226,16 @@ impl Examinee<'_> {
             length: rollout.ids[0].len(),
             truncated: rollout.truncated[0],
             prompt_tokens: sample.prompt.ids.len(),
+            media_tokens: media_tokens(sample, self.policy.config().vision.merge_area() as usize),
             shapes: sample.shapes.clone(),
             event: attention.and_then(of_tokens),
         })
     }
+}
+
+/// Tokens of each medium in the prompt, of which each holds `area` patches.
+fn media_tokens(sample: &Prepared, area: usize) -> Vec<usize> {
+    sample.prompt.media.iter().map(|medium| medium.patches().pixels.nrows() / area).collect()
 }
 
 /// Each completion of a rollout with its reward.
@@ -243,13 +256,14 @@ pub fn judge(
     Ok(texts.into_iter().zip(rewards).collect())
 }
 
-/// What is reported beside the rubric's accuracy, where it applies: partial credit where several letters are right, the
-/// overlap in time where the prompt asks for times and they are known, and the relative accuracy of numbers.
+/// What is reported beside the rubric's accuracy, where it applies: partial credit where several letters are right and
+/// whether all of them are named and no other, the overlap in time where the prompt asks for times and they are known, and the relative accuracy of numbers.
 fn also(sample: &Prepared, completion: &str) -> BTreeMap<String, f32> {
     let gold = sample.example.gold();
     let asks_times = sample.asked.contains("<time>");
     let scores = [
         ("soft", gold.is_multiple().then(|| soft_choice(&gold, completion)).flatten()),
+        ("strict", gold.is_multiple().then(|| accuracy(&gold, completion, AnswerRule::Letters)).flatten()),
         ("iou", asks_times.then(|| temporal_iou(&gold, completion, TimeBins::Exact)).flatten()),
         ("relative", mean_relative_accuracy(&gold, completion)),
     ];

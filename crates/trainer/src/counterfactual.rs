@@ -8,7 +8,7 @@ use ndarray::Array2;
 use rand_chacha::ChaCha8Rng;
 
 use crate::{
-    draw::Group,
+    draw::{Drawn, Group},
     error::user_error,
     opened::Opened,
     passes::{Viewed, viewed},
@@ -38,11 +38,14 @@ enum View {
 }
 
 impl Stepper<'_> {
-    /// The views that the algorithm needs of the groups, all of them packed into the same passes. The plain one
-    /// is known of groups in an opened update.
-    pub(crate) fn views(&self, step: u64, groups: &[Group], opened: Option<&Opened<'_>>) -> Result<Vec<Views>> {
-        let mut wanted = Vec::new();
+    /// The views that the algorithm needs of the groups, all of them packed into the same passes. The plain one is known of
+    /// groups in an opened update. Of groups without a gradient none is taken, unless `all` are wanted.
+    pub(crate) fn views(&self, step: u64, drawn: &Drawn, opened: Option<&Opened<'_>>, all: bool) -> Result<Vec<Views>> {
+        let (groups, mut wanted) = (&drawn.groups, Vec::new());
         for (index, group) in groups.iter().enumerate() {
+            if !all && !self.trains_on(&drawn.scores[index]) {
+                continue;
+            }
             let needs = self.algorithm.needs(group.media);
             let seed = self.seed(step, group.number);
             if needs.sampling_logprobs && !opened.is_some_and(|opened| opened.holds(index)) {

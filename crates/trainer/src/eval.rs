@@ -36,7 +36,8 @@ pub struct Item {
     /// Whole reward; NaN (null in the file) if it could not be scored.
     #[serde(deserialize_with = "number_or_null")]
     pub reward: f32,
-    /// Other scores where they apply: `soft` (partial credit of several letters), `iou` (of time spans), `relative` (mean
+    /// Other scores where they apply: `soft` (partial credit of several letters), `strict` (1 if all of several letters are
+    /// named and no other), `iou` (of time spans), `relative` (mean
     /// relative accuracy of a number).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub scores: BTreeMap<String, f32>,
@@ -47,6 +48,9 @@ pub struct Item {
     /// Length of the prompt in tokens, media included.
     #[serde(default)]
     pub prompt_tokens: usize,
+    /// Tokens of each medium.
+    #[serde(default)]
+    pub media_tokens: Vec<usize>,
     /// Frames, height and width in pixels of each medium as the policy saw it.
     #[serde(default)]
     pub shapes: Vec<[usize; 3]>,
@@ -155,13 +159,23 @@ pub fn table(items: &[Item]) -> String {
             rows.push(share_row(&format!("duration {duration}"), &share));
         }
     }
+    let (several, one): (Vec<&Item>, Vec<&Item>) = items.iter().partition(|item| item.scores.contains_key("soft"));
+    if !several.is_empty() && !one.is_empty() {
+        rows.push(share_row("one right answer", &Share::of(one)));
+        rows.push(share_row("several right answers", &Share::of(several)));
+    }
     rows.push(share_row("all", &Share::of(items)));
     layout(&rows) + &others(items)
 }
 
 /// The scores beside the accuracy, each over the items that have it.
 fn others(items: &[Item]) -> String {
-    let known = [("soft", "soft accuracy"), ("iou", "mean temporal IoU"), ("relative", "mean relative accuracy")];
+    let known = [
+        ("soft", "soft accuracy of several letters"),
+        ("strict", "strict accuracy of several letters"),
+        ("iou", "mean temporal IoU"),
+        ("relative", "mean relative accuracy"),
+    ];
     let line = |(key, name): (&str, &str)| {
         let scores: Vec<f64> = items.iter().filter_map(|item| Some(f64::from(*item.scores.get(key)?))).collect();
         let mean = 100.0 * scores.iter().sum::<f64>() / scores.len() as f64;

@@ -22,6 +22,7 @@ pub mod eval;
 pub mod evaluate;
 pub mod explain;
 pub mod figures;
+pub mod frame_sets;
 pub mod measure;
 pub mod observe;
 mod opened;

@@ -162,7 +162,8 @@ fn event(metrics: &mut StepMetrics, stepped: &Stepped) {
 
 /// The algorithm's own metrics: the means of its credit's details without an axis.
 fn details(metrics: &mut StepMetrics, algorithm: &str, credit: &[Credit]) {
-    let Some(first) = credit.first() else { return };
+    // Groups that were not looked at have none.
+    let Some(first) = credit.iter().find(|credit| !credit.details.is_empty()) else { return };
     for (name, _) in first.details.iter().filter(|(_, value)| value.ndim() == 0) {
         let values = credit.iter().filter_map(|credit| credit.detail(name)?.first().copied());
         metrics.push(&format!("{algorithm}/{name}"), mean(values));

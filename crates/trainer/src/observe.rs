@@ -1,7 +1,7 @@
 //! OBSERVE: what credit and loss need to know of a step's groups beyond their scores.
 
 use anyhow::Result;
-use foveate_algo::{Counterfactual, Observations};
+use foveate_algo::{Counterfactual, Credit, Observations};
 use foveate_policy::{Completions, Encoded, GroupDistributions};
 use ndarray::{Array1, Array2, Array3, ArrayD, Ix3};
 use tch::{Kind, Tensor};
@@ -9,7 +9,6 @@ use tch::{Kind, Tensor};
 use crate::{
     counterfactual::Views,
     draw::{Group, Scores},
-    opened::Opened,
     passes::viewed,
     step::{Clock, Stepper, array2},
 };
@@ -49,16 +48,8 @@ impl Seen {
 }
 
 impl Stepper<'_> {
-    /// What was seen while the groups were drawn, and what takes passes of its own: views of altered videos, and the
-    /// reference policy's log-probs.
-    pub(crate) fn observe(
-        &self,
-        step: u64,
-        groups: &[Group],
-        opened: Option<&Opened<'_>>,
-        clock: &mut Clock,
-    ) -> Result<Vec<Seen>> {
-        let views = clock.time("timing/counterfactual", || self.views(step, groups, opened))?;
+    /// What was seen while the groups were drawn and in views of altered videos, and the reference policy's log-probs.
+    pub(crate) fn observe(&self, groups: &[Group], views: Vec<Views>, clock: &mut Clock) -> Result<Vec<Seen>> {
         let mut seen: Vec<_> =
             groups.iter().zip(views).map(|(group, views)| self.seen(group, views)).collect::<Result<_>>()?;
         if self.reference.is_some() {
@@ -100,10 +91,16 @@ impl Stepper<'_> {
         Ok(seen.into_iter().map(|view| Some(view.logprobs)).collect())
     }
 
-    /// The credit of every group's tokens.
-    pub(crate) fn credit(&self, scores: &[Scores], seen: &[Seen]) -> Result<Vec<foveate_algo::Credit>> {
+    /// The credit of every group's tokens. One without a gradient that was not looked at has none to share out.
+    pub(crate) fn credit(&self, scores: &[Scores], seen: &[Seen]) -> Result<Vec<Credit>> {
         let credit = |(scores, seen): (&Scores, &Seen)| {
-            Ok(self.algorithm.credit(&scores.group, &seen.observations(scores.contrast.as_ref()))?)
+            let needs = self.algorithm.needs(scores.group.media);
+            let lacks = (needs.masked.is_some() && seen.masked_logprobs.is_none())
+                || (needs.reordered.is_some() && seen.reordered_logprobs.is_none());
+            Ok(match lacks && !self.trains_on(scores) {
+                true => Credit::plain(&scores.group)?,
+                false => self.algorithm.credit(&scores.group, &seen.observations(scores.contrast.as_ref()))?,
+            })
         };
         scores.iter().zip(seen).map(credit).collect()
     }

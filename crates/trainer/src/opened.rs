@@ -33,15 +33,19 @@ impl Opened<'_> {
 }
 
 impl<'a> Stepper<'a> {
+    /// Whether a group has a gradient: its rewards differ, or the loss has terms that need no advantage.
+    pub(crate) fn trains_on(&self, scores: &Scores) -> bool {
+        let rewards = &scores.group.rewards;
+        let others_count = self.reference.is_some() || self.algorithm.objective().entropy_coef != 0.0;
+        others_count || rewards.iter().any(|reward| *reward != rewards[0])
+    }
+
     /// Begins the update if it is a single pass and its log-probs are needed before it. Groups whose rewards are all equal
     /// are left out where only advantages have a gradient, as the update would.
     pub(crate) fn open(&self, groups: &[Group], scores: &[Scores]) -> Result<Option<Opened<'a>>> {
         let optim = &self.config.optim;
-        let others_count = self.reference.is_some() || self.algorithm.objective().entropy_coef != 0.0;
         let opens = |index: usize| {
-            let rewards = &scores[index].group.rewards;
-            let differ = rewards.iter().any(|reward| *reward != rewards[0]);
-            self.algorithm.needs(groups[index].media).sampling_logprobs && (differ || others_count)
+            self.algorithm.needs(groups[index].media).sampling_logprobs && self.trains_on(&scores[index])
         };
         let sizes: Vec<_> = groups.iter().map(|group| Sizes::of(&group.encoded, &group.completions)).collect();
         let chosen = sizes.iter().enumerate().filter(|(index, _)| opens(*index));

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use anyhow::{Context, Result, bail, ensure};
 use foveate_policy::{
-    Draw, GroupSeed, LoadOptions, Media, Prompt, RowScores, SamplingParams, Trainable, Vlm, read_safetensors, runtime,
-    write_safetensors,
+    Draw, GroupSeed, LoadOptions, Mamba, Media, Prompt, RowScores, SamplingParams, Trainable, Vlm, model_type,
+    read_safetensors, runtime, write_safetensors,
 };
 use foveate_video::{Grid, Patches};
 use ndarray::Array2;
@@ -13,7 +13,7 @@ use tch::{Kind, Tensor};
 
 use crate::{
     cli::ScoreArgs,
-    error::{UserContext, existing},
+    error::{UserContext, existing, user_error},
 };
 
 /// Reads `args.inputs`, scores every row with the model and writes `args.output`.
@@ -30,36 +30,51 @@ pub fn run(args: &ScoreArgs) -> Result<()> {
     };
     existing("--model", &args.model)?;
     existing("--inputs", &args.inputs)?;
-    let rows = Inputs::read(&args.inputs).user()?;
-    let model = Vlm::load(&args.model, &options).user()?;
-    let mut output = Output::new(rows.ids.size()[0], rows.ids.size()[1]);
-    let sequences = rows.sequences(&model).user()?;
-    for (row, (sequence, chosen)) in sequences.iter().enumerate() {
-        let scores = model
-            .score(sequence, chosen, args.layers)
-            .with_context(|| format!("{}: row {row}", args.inputs.display()))
-            .user()?;
-        output.add(row as i64, chosen, &scores);
-    }
+    let inputs = Inputs::read(&args.inputs).user()?;
+    let mut output = Output::new(&inputs.ids);
+    let row = |row: usize| format!("{}: row {row}", args.inputs.display());
+    let greedy_row0 = if model_type(&args.model).user()? == "mamba2" {
+        let model = Mamba::load(&args.model, options.device, options.kind).user()?;
+        let sequences = inputs.texts().user()?;
+        for (index, (ids, chosen)) in sequences.iter().enumerate() {
+            output.add(index, chosen, &model.score(ids, chosen).with_context(|| row(index)).user()?);
+        }
+        ensure!(args.greedy == 0 || !sequences.is_empty(), user_error("greedy decoding needs a row"));
+        let greedy = |(ids, chosen): &Row| model.greedy(prompt_of(ids, chosen), args.greedy).user();
+        sequences.first().filter(|_| args.greedy > 0).map(greedy).transpose()?
+    } else {
+        let model = Vlm::load(&args.model, &options).user()?;
+        let sequences = inputs.sequences(&model).user()?;
+        for (index, (sequence, chosen)) in sequences.iter().enumerate() {
+            let scores = model.score(sequence, chosen, args.layers).with_context(|| row(index)).user()?;
+            output.add(index, chosen, &scores);
+        }
+        ensure!(args.greedy == 0 || !sequences.is_empty(), user_error("greedy decoding needs a row"));
+        let first = sequences.first().filter(|_| args.greedy > 0);
+        first.map(|first| greedy(&model, first, args.greedy)).transpose()?
+    };
     let mut tensors = output.tensors();
-    if args.greedy > 0 {
-        let first = sequences.first().context("greedy decoding needs a row")?;
-        tensors.insert("greedy_row0", greedy(&model, first, args.greedy)?);
-    }
+    tensors.extend(greedy_row0.map(|ids| ("greedy_row0", Tensor::from_slice(&ids))));
     write_safetensors(&args.output, tensors.iter().map(|(name, tensor)| (*name, tensor)))?;
     Ok(())
 }
 
-/// The likeliest continuation, `[count]`, of the row's prompt: the tokens before its first completion token.
-fn greedy(model: &Vlm, (sequence, chosen): &(Prompt, Vec<usize>), count: usize) -> Result<Tensor> {
-    let end = chosen.first().copied().unwrap_or(sequence.ids.len());
-    let prompt = Prompt { ids: sequence.ids[..end].to_vec(), media: sequence.media.clone() };
+/// Ids of a row without its padding, and the indices of its completion tokens.
+type Row = (Vec<i64>, Vec<usize>);
+
+/// What stands before a row's first completion token.
+fn prompt_of<'a>(ids: &'a [i64], chosen: &[usize]) -> &'a [i64] {
+    &ids[..chosen.first().copied().unwrap_or(ids.len())]
+}
+
+/// The likeliest `count` tokens after a row's prompt.
+fn greedy(model: &Vlm, (sequence, chosen): &(Prompt, Vec<usize>), count: usize) -> Result<Vec<i64>> {
+    let prompt = Prompt { ids: prompt_of(&sequence.ids, chosen).to_vec(), media: sequence.media.clone() };
     let prompt = model.encode(&prompt).user()?;
     let seed = GroupSeed { seed: 0, step: 0, group: 0 };
     let rollouts =
         model.rollout(&[Draw { prompt: &prompt, completions: 1, seed }], &SamplingParams::greedy(count), &[])?;
-    let ids = rollouts.first().and_then(|group| group.ids.first()).context("no greedy completion")?;
-    Ok(Tensor::from_slice(ids))
+    rollouts.into_iter().next().and_then(|group| group.ids.into_iter().next()).context("no greedy completion")
 }
 
 struct Inputs {
@@ -98,19 +113,32 @@ impl Inputs {
         })
     }
 
-    /// Each row without its padding, and the indices of its completion tokens.
+    /// Each row.
+    fn texts(&self) -> Result<Vec<Row>> {
+        ensure!(
+            self.videos.grids.is_empty() && self.images.grids.is_empty(),
+            "the model reads text only, found pictures"
+        );
+        (0..self.ids.size()[0]).map(|row| self.row(row)).collect()
+    }
+
+    fn row(&self, row: i64) -> Result<Row> {
+        let values = |tensor: &Tensor| Vec::<i64>::try_from(tensor.get(row).to_kind(Kind::Int64));
+        let (attention, completion) = (values(&self.attention)?, values(&self.completion)?);
+        let length = attention.iter().take_while(|seen| **seen != 0).count();
+        if attention[length..].iter().any(|seen| *seen != 0) {
+            bail!("row {row}: expected right padding, found attention_mask 0 before a 1");
+        }
+        let chosen = (0..).zip(&completion).filter(|(_, chosen)| **chosen != 0).map(|(index, _)| index).collect();
+        Ok((values(&self.ids)?[..length].to_vec(), chosen))
+    }
+
+    /// Each row with its pictures.
     fn sequences(mut self, model: &Vlm) -> Result<Vec<(Prompt, Vec<usize>)>> {
         let merge = model.config().vision.merge_area() as usize;
         let mut sequences = Vec::new();
         for row in 0..self.ids.size()[0] {
-            let values = |tensor: &Tensor| Vec::<i64>::try_from(tensor.get(row).to_kind(Kind::Int64));
-            let (attention, completion) = (values(&self.attention)?, values(&self.completion)?);
-            let length = attention.iter().take_while(|seen| **seen != 0).count();
-            if attention[length..].iter().any(|seen| *seen != 0) {
-                bail!("row {row}: expected right padding, found attention_mask 0 before a 1");
-            }
-            let ids = values(&self.ids)?[..length].to_vec();
-            let chosen = (0..).zip(&completion).filter(|(_, chosen)| **chosen != 0).map(|(index, _)| index).collect();
+            let (ids, chosen) = self.row(row)?;
             let mut media = Vec::new();
             let mut token = 0;
             while token < ids.len() {
@@ -190,29 +218,28 @@ struct Output {
     size: [i64; 2],
     logprobs: Tensor,
     entropy: Tensor,
-    positions: Tensor,
+    positions: Option<Tensor>,
     attention: Vec<(i64, Tensor, Tensor)>, // row, chosen indices, [L, R, F]
 }
 
 impl Output {
-    fn new(rows: i64, length: i64) -> Self {
-        let zeros = || Tensor::zeros([rows, length], (Kind::Float, tch::Device::Cpu));
-        Self {
-            size: [rows, length],
-            logprobs: zeros(),
-            entropy: zeros(),
-            positions: Tensor::zeros([3, rows, length], (Kind::Int64, tch::Device::Cpu)),
-            attention: Vec::new(),
-        }
+    fn new(ids: &Tensor) -> Self {
+        let size = [ids.size()[0], ids.size()[1]];
+        let zeros = || Tensor::zeros(size, (Kind::Float, tch::Device::Cpu));
+        Self { size, logprobs: zeros(), entropy: zeros(), positions: None, attention: Vec::new() }
     }
 
-    fn add(&mut self, row: i64, chosen: &[usize], scores: &RowScores) {
+    fn add(&mut self, row: usize, chosen: &[usize], scores: &RowScores) {
+        let (row, [rows, length]) = (row as i64, self.size);
         let index: Vec<i64> = chosen.iter().map(|index| *index as i64).collect();
         let index = Tensor::from_slice(&index);
         let _ = self.logprobs.get(row).index_copy_(0, &index, &scores.logprobs.to_device(tch::Device::Cpu));
         let _ = self.entropy.get(row).index_copy_(0, &index, &scores.entropy.to_device(tch::Device::Cpu));
-        let positions = scores.positions.to_device(tch::Device::Cpu);
-        self.positions.select(1, row).narrow(1, 0, positions.size()[1]).copy_(&positions);
+        if let Some(positions) = &scores.positions {
+            let zeros = || Tensor::zeros([3, rows, length], (Kind::Int64, tch::Device::Cpu));
+            let all = self.positions.get_or_insert_with(zeros);
+            all.select(1, row).narrow(1, 0, positions.size()[1]).copy_(&positions.to_device(tch::Device::Cpu));
+        }
         if let Some(attention) = &scores.frame_attention {
             self.attention.push((row, index, attention.to_device(tch::Device::Cpu)));
         }
@@ -227,12 +254,13 @@ impl Output {
             let place = all.select(1, *row).narrow(2, 0, attention.size()[2]);
             let _ = place.shallow_clone().index_copy_(1, index, attention);
         }
-        BTreeMap::from([
-            ("logprobs", self.logprobs),
-            ("entropy", self.entropy),
-            ("position_ids", self.positions),
-            ("frame_attention", all.mean_dim(0, false, Kind::Float)),
-            ("frame_attention_layers", all),
-        ])
+        let mut tensors = BTreeMap::from([("logprobs", self.logprobs), ("entropy", self.entropy)]);
+        // A model without positions has no attention either.
+        if let Some(positions) = self.positions {
+            tensors.insert("position_ids", positions);
+            tensors.insert("frame_attention", all.mean_dim(0, false, Kind::Float));
+            tensors.insert("frame_attention_layers", all);
+        }
+        tensors
     }
 }

@@ -67,7 +67,9 @@ impl Stepper<'_> {
         let mut clock = Clock::default();
         let drawn = self.draw(step, supply, &mut clock)?; // SAMPLE and SCORE
         let opened = clock.time("timing/update", || self.open(&drawn.groups, &drawn.scores))?;
-        let seen = self.observe(step, &drawn.groups, opened.as_ref(), &mut clock)?;
+        let views =
+            clock.time("timing/counterfactual", || self.views(step, &drawn, opened.as_ref(), record.is_some()))?;
+        let seen = self.observe(&drawn.groups, views, &mut clock)?;
         let credit = clock.time("timing/credit", || self.credit(&drawn.scores, &seen))?;
         if let Some(folder) = record {
             self.record(folder, &drawn, &seen)?;

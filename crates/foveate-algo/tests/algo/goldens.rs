@@ -138,9 +138,9 @@ fn surrogate(objective: &Objective, credit: &Credit, factors: &Array2<f32>, reco
         // The tokens that the ratio is made of, each with an equal part in its logarithm.
         let parts = match objective.ratio {
             Ratio::Token => t..t + 1,
-            Ratio::Sequence => 0..lengths[i],
+            Ratio::Sequence | Ratio::Product => 0..lengths[i],
         };
-        let part = 1.0 / parts.len() as f64;
+        let part = if objective.ratio == Ratio::Product { 1.0 } else { 1.0 / parts.len() as f64 };
         let ratio = (parts.clone().map(|t| new[[i, t]] - old[[i, t]]).sum::<f64>() * part).exp();
         let clipped =
             objective.clip.map_or(ratio, |clip| ratio.clamp(1.0 - f64::from(clip.low), 1.0 + f64::from(clip.high)));

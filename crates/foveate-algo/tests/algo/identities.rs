@@ -15,12 +15,9 @@ fn algorithm(name: &str, settings: Value) -> Box<dyn Algorithm> {
 
 /// Every algorithm in every reading.
 fn all() -> Vec<Box<dyn Algorithm>> {
-    let readings = |name: &&str| match *name {
-        "grpo" | "dapo" => vec![json!({})],
-        _ => vec![json!({"variant": "paper"}), json!({"variant": "released"})],
-    };
-    let mut all: Vec<_> =
-        NAMES.iter().flat_map(|name| readings(name).into_iter().map(|settings| algorithm(name, settings))).collect();
+    let readings = [json!({"variant": "paper"}), json!({"variant": "released"})];
+    let reading = |name: &&'static str| readings.clone().map(|settings| algorithm(name, settings));
+    let mut all: Vec<_> = NAMES.iter().flat_map(reading).collect();
     all.push(algorithm("grpo", json!({"ratio": "sequence", "beta": 0.0})));
     all.push(algorithm("grpo", json!({"reduction": "constant-length", "scale_rewards": false})));
     all

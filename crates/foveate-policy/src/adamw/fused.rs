@@ -88,7 +88,8 @@ fn raw(tensors: &[&Tensor]) -> Vec<Raw> {
     tensors.iter().map(|tensor| tensor.as_ptr().cast()).collect()
 }
 
-fn checked(call: impl FnOnce(*mut c_char, usize) -> c_int) -> Result<(), PolicyError> {
+/// Calls C++ code that returns 0, or 1 with a message.
+pub(crate) fn checked(call: impl FnOnce(*mut c_char, usize) -> c_int) -> Result<(), PolicyError> {
     let mut message = [0; 512];
     if call(message.as_mut_ptr(), message.len()) == 0 {
         return Ok(());

@@ -1,6 +1,6 @@
 //! Frame attention: how much of a row's attention falls on the video tokens of each frame.
 
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use super::wide;
 
@@ -17,8 +17,11 @@ pub(crate) struct FrameProbe {
     pub(crate) hidden: Option<Tensor>,
 }
 
-/// Rows x heads x video tokens held at a time while frame attention is summed up: what a core's cache holds.
-const PROBE_ELEMENTS: i64 = 1 << 18;
+/// Rows x heads x video tokens held at a time while frame attention is summed up: what a core's cache holds, or on a GPU
+/// enough to keep it busy.
+fn probe_elements(device: Device) -> i64 {
+    if device == Device::Cpu { 1 << 18 } else { 1 << 26 }
+}
 
 /// Frame attention `[R, F]` of the probed rows, mean over heads, from q `[N, H, E]`, k `[N, K, E]` and the log-sum-exp
 /// `lse` `[N, H]`: the weight of row r on column c is exp(q_r . k_c / sqrt(E) - lse_r), so only the video's columns are
@@ -33,7 +36,7 @@ pub(super) fn frame_mass(q: &Tensor, k: &Tensor, lse: &Tensor, probe: &FrameProb
     let keys = Tensor::cat(&[&keys, &keys.narrow(2, 0, 1).ones_like()], 2).permute([1, 2, 0]); // [K, E + 1, C]
     let by_frame = probe.frames.to_kind(keys.kind()).tr().unsqueeze(0).expand([kv_heads, -1, -1], false); // [K, F, C]
     let rows = probe.rows.size()[0];
-    let chunk = (PROBE_ELEMENTS / (heads * columns).max(1)).max(1);
+    let chunk = (probe_elements(q.device()) / (heads * columns).max(1)).max(1);
     let mut frames = Vec::new();
     let mut start = 0;
     while start < rows {

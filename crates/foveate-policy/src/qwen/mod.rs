@@ -3,6 +3,7 @@
 //! heads, E head dim, F frames (temporal grids), V vocabulary.
 
 pub(crate) mod attention;
+mod backbone;
 mod backward;
 pub(crate) mod cache;
 pub(crate) mod decode;
@@ -18,7 +19,9 @@ use tch::{Kind, Tensor};
 use crate::weights::{Init, Weights};
 
 pub use attention::AttentionMode;
+pub(crate) use backbone::TextBackbone;
 pub use tape::Recompute;
+pub(crate) use tape::push;
 
 /// A linear layer: weight `[out, in]` and, for some, a bias `[out]`.
 #[derive(Debug)]
@@ -36,6 +39,11 @@ impl Linear {
     pub(crate) fn without_bias(weights: &Weights, input: i64, output: i64) -> Self {
         let weight = weights.get("weight", &[output, input], Init::Normal);
         Self { weight, bias: None }
+    }
+
+    /// The layer of these tensors.
+    pub(crate) fn of(weight: Tensor, bias: Option<Tensor>) -> Self {
+        Self { weight, bias }
     }
 
     pub(crate) fn forward(&self, x: &Tensor) -> Tensor {

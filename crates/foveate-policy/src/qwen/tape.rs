@@ -118,7 +118,7 @@ fn after(model: &TextModel, layer: usize, [x, out]: [&Tensor; 2], pack: &Pack) -
 
 /// Backpropagates from tensors whose gradients are known. tch cannot start from a given gradient; a product's gradient
 /// is that gradient.
-fn push(known: &[(&Tensor, &Tensor)]) {
+pub(crate) fn push(known: &[(&Tensor, &Tensor)]) {
     let products = known.iter().map(|(output, gradient)| (*output * *gradient).sum(wide_kind(output.kind())));
     products.reduce(|sum, product| sum + product).iter().for_each(Tensor::backward);
 }

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use self::chat::ChatTemplate;
-use self::tokenizer::{SpecialTokens, TextTokenizer};
+use self::tokenizer::SpecialTokens;
+pub(crate) use self::tokenizer::TextTokenizer;
 use crate::input::{Media, Prompt};
 
 /// One turn of a conversation.

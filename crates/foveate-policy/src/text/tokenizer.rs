@@ -9,7 +9,7 @@ use super::TextError;
 
 /// A tokenizer whose ids are `i64`, as tensors have them.
 #[derive(Debug)]
-pub(super) struct TextTokenizer {
+pub(crate) struct TextTokenizer {
     tokenizer: Tokenizer,
     /// Spellings of all tokens marked special, by id.
     special: Vec<(i64, String)>,
@@ -18,6 +18,11 @@ pub(super) struct TextTokenizer {
 impl TextTokenizer {
     pub(super) fn load(path: &Path) -> Result<Self, TextError> {
         let bytes = std::fs::read(path).map_err(|source| TextError::File { path: path.to_owned(), source })?;
+        Self::parse(path, &bytes)
+    }
+
+    /// From the contents of a `tokenizer.json`; the path is for messages.
+    pub(crate) fn parse(path: &Path, bytes: &[u8]) -> Result<Self, TextError> {
         let tokenizer = Tokenizer::from_bytes(bytes).map_err(|error| TextError::Content {
             path: path.to_owned(),
             problem: format!("not a tokenizer: {error}"),
@@ -30,7 +35,7 @@ impl TextTokenizer {
     }
 
     /// Ids of a text. Nothing is added; a special token in it becomes its id.
-    pub(super) fn encode(&self, text: &str) -> Result<Vec<i64>, TextError> {
+    pub(crate) fn encode(&self, text: &str) -> Result<Vec<i64>, TextError> {
         let encoding = self.tokenizer.encode_fast(text, false).map_err(failed)?;
         Ok(encoding.get_ids().iter().map(|id| i64::from(*id)).collect())
     }

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use foveate_policy::{LoadOptions, Media, Prompt, Vlm, read_safetensors};
@@ -56,11 +56,16 @@ pub(crate) fn random(options: &LoadOptions, seed: i64) -> Vlm {
     random_with(&config(), options, seed)
 }
 
-pub(crate) fn random_with(config: &Value, options: &LoadOptions, seed: i64) -> Vlm {
+/// Held while libtorch's random stream is drawn from.
+pub(crate) fn stream() -> MutexGuard<'static, ()> {
     static STREAM: Mutex<()> = Mutex::new(());
+    STREAM.lock().unwrap_or_else(|broken| broken.into_inner())
+}
+
+pub(crate) fn random_with(config: &Value, options: &LoadOptions, seed: i64) -> Vlm {
     let folder = tempfile::tempdir().unwrap();
     write(&folder.path().join("config.json"), config.to_string());
-    let _one_at_a_time = STREAM.lock().unwrap_or_else(|broken| broken.into_inner());
+    let _one_at_a_time = stream();
     Vlm::random(folder.path(), options, seed).unwrap()
 }
 
@@ -72,7 +77,7 @@ pub(crate) enum Part {
     Image { h: usize, w: usize },
 }
 
-fn patches(grid: Grid, second_per_grid: f32, seed: usize) -> Arc<Patches> {
+pub(crate) fn patches(grid: Grid, second_per_grid: f32, seed: usize) -> Arc<Patches> {
     let shape = (grid.t * grid.h * grid.w, PATCH_DIM);
     let pixels = Array2::from_shape_fn(shape, |(i, j)| ((i * PATCH_DIM + j + seed * 7919) as f32 * 0.731).sin());
     Arc::new(Patches::new(pixels, grid, second_per_grid))

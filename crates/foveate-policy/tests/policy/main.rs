@@ -9,4 +9,5 @@ mod goldens;
 mod gradients;
 mod group;
 mod rollout;
+mod selector;
 mod transformers;

@@ -24,7 +24,7 @@ fn write_scores(path: &Path, golden: &Golden, model: &Vlm) {
         let scores = model.score(&row.sequence, &row.chosen, Layers::Last(1)).unwrap();
         let chosen: Vec<i64> = row.chosen.iter().map(|index| *index as i64).collect();
         let _ = logprobs.get(index).index_copy_(0, &Tensor::from_slice(&chosen), &scores.logprobs);
-        positions.select(1, index).narrow(1, 0, row.sequence.ids.len() as i64).copy_(&scores.positions);
+        positions.select(1, index).narrow(1, 0, row.sequence.ids.len() as i64).copy_(&scores.positions.unwrap());
     }
     write_safetensors(path, [("logprobs", &logprobs), ("position_ids", &positions)]).unwrap();
 }

@@ -1,6 +1,7 @@
 //! Rounds made into the numbers that are reported.
 
 use anyhow::{Context, Result};
+use foveate_policy::runtime;
 use serde_json::{Map, Value};
 use tch::{Device, Kind};
 
@@ -19,7 +20,7 @@ pub(super) struct Yardstick<'a> {
 
 impl Yardstick<'_> {
     /// The result of a mode: medians over its rounds.
-    pub(super) fn result(&self, mode: Mode, rounds: &[Phases], peak_mib: Option<f64>) -> Value {
+    pub(super) fn result(&self, mode: Mode, rounds: &[Phases], peak_mib: f64) -> Value {
         let seconds = median(rounds.iter().map(|phases| phases.iter().map(|(_, seconds)| seconds).sum()).collect());
         let names = rounds.first().into_iter().flatten().map(|(name, _)| *name);
         let phases = names
@@ -66,19 +67,19 @@ fn median(mut values: Vec<f64>) -> f64 {
     }
 }
 
-/// Most memory that this process has had so far, in MiB, as the kernel counts it (`VmHWM`). Nothing on a GPU: the
-/// statistics of libtorch's allocator cannot be reached from here.
+/// Most memory that this process has had so far, in MiB: as the kernel counts it (`VmHWM`), or on a GPU what libtorch's
+/// allocator has handed out (torch's `max_memory_allocated`).
 ///
 /// # Errors
-/// `/proc` cannot be read.
-pub(super) fn peak_mib(device: Device) -> Result<Option<f64>> {
-    if device != Device::Cpu {
-        return Ok(None);
+/// `/proc` cannot be read, or the device has no such allocator.
+pub(super) fn peak_mib(device: Device) -> Result<f64> {
+    if let Device::Cuda(number) = device {
+        return Ok(runtime::peak_bytes(number)? / f64::from(1 << 20));
     }
     let status = fs_err::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<f64>().ok());
-    Ok(Some(kib.context("/proc/self/status has no VmHWM")? / 1024.0))
+    Ok(kib.context("/proc/self/status has no VmHWM")? / 1024.0)
 }
 
 /// Dense bf16 operations a second of H100 and H200 (SXM), as NVIDIA states them, in 10^12; the driver's files say whether
@@ -106,8 +107,7 @@ mod tests {
     #[test]
     fn the_peak_of_this_process_is_at_least_what_it_holds() {
         let held = vec![1_u8; 64 << 20];
-        let peak = peak_mib(Device::Cpu).unwrap().unwrap();
+        let peak = peak_mib(Device::Cpu).unwrap();
         assert!(peak > 64.0 && held.iter().all(|byte| *byte == 1), "{peak}");
-        assert_eq!(peak_mib(Device::Cuda(0)).unwrap(), None);
     }
 }

@@ -104,6 +104,8 @@ pub enum Criterion {
     Duplicates,
     /// Words of question and options
     Length,
+    /// A model's answer depends on the frames that it is shown (ReFoCUS: variance above 0.21 over 16 sets of 32)
+    FrameSensitivity,
 }
 
 /// What `data filter` is told.
@@ -124,7 +126,7 @@ pub struct FilterArgs {
     /// Most words (length)
     #[arg(long, value_name = "N", default_value_t = usize::MAX, hide_default_value = true)]
     pub max_words: usize,
-    /// Model directory (difficulty)
+    /// Model directory (difficulty, frame-sensitivity)
     #[arg(long, value_name = "DIR")]
     pub model: Option<PathBuf>,
     /// Completions of each question (difficulty)
@@ -136,10 +138,19 @@ pub struct FilterArgs {
     /// Greatest share of right ones (difficulty)
     #[arg(long, value_name = "SHARE", default_value_t = 0.8, value_parser = probability)]
     pub max_accuracy: f64,
-    /// Algorithm whose file says how completions are drawn and judged (difficulty)
+    /// Frames of each set (frame-sensitivity)
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    pub subset_frames: usize,
+    /// What the variance of the margins must exceed (frame-sensitivity)
+    #[arg(long, value_name = "V", default_value_t = 0.21)]
+    pub min_variance: f64,
+    /// File for the margins of every question [default: the output's name with .margins.jsonl] (frame-sensitivity)
+    #[arg(long, value_name = "FILE")]
+    pub margins: Option<PathBuf>,
+    /// Algorithm whose file says how frames are sampled, completions drawn and judged (difficulty, frame-sensitivity)
     #[arg(long, value_name = "NAME")]
     pub algo: Option<String>,
-    /// Configuration: `model`, `data`, `rollout` and `reward` are used (difficulty).
+    /// Configuration: `model` and `data` are used, `rollout` and `reward` (difficulty), `scorer` (frame-sensitivity).
     #[command(flatten)]
     pub settings: SettingsArgs,
 }
@@ -198,9 +209,12 @@ pub struct PrepareArgs {
     /// Model directory, whose preprocessor gives the sizes [default with --video: the released Qwen2.5-VL's]
     #[arg(long, value_name = "DIR")]
     pub model: Option<PathBuf>,
-    /// Records, as `data.format` says
+    /// Records: a file, or a folder of files
     #[arg(long, value_name = "FILE")]
     pub input: Option<PathBuf>,
+    /// Data set that they are written as (docs/data.md) [default: `data.format`]
+    #[arg(long, value_name = "NAME")]
+    pub format: Option<Format>,
     /// Folder of prepared frames
     #[arg(long, value_name = "DIR")]
     pub cache: Option<PathBuf>,
@@ -208,7 +222,7 @@ pub struct PrepareArgs {
     #[arg(long, value_name = "GIB")]
     pub max_gib: Option<f64>,
     /// Prepare one video into a file of tensors instead, named as Hugging Face's processor names them
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["input", "cache", "max_gib", "algo", "config", "set"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["input", "format", "cache", "max_gib", "algo", "config", "set"])]
     pub video: Option<PathBuf>,
     /// Frames of that video, evenly
     #[arg(long, value_name = "N", default_value_t = 16, requires = "video", value_parser = clap::value_parser!(u32).range(1..=65_536))]

@@ -32,6 +32,7 @@ pub struct SftArgs {
     after_help = "An evaluation that was stopped goes on where it was, if it is asked for again.\n\nExamples:\n  \
     trainer eval --model DIR --data videomme.json --benchmark video-mme --output items.jsonl\n  \
     trainer eval --model DIR --data test.jsonl --ablate shuffle --output items.jsonl\n  \
+    trainer eval --model DIR --describe-with DIR2 --data test.jsonl --output described.jsonl\n  \
     trainer eval --compare before.jsonl after.jsonl"
 )]
 pub struct EvalArgs {
@@ -50,6 +51,16 @@ pub struct EvalArgs {
     /// Answer once more with less of the video, and say what it made of the accuracy
     #[arg(long, value_enum)]
     pub ablate: Option<Ablation>,
+    /// Have this model describe the media of each question first, and answer from its words alone (perception against
+    /// reasoning)
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["ablate", "compare"])]
+    pub describe_with: Option<PathBuf>,
+    /// With --describe-with: what the description is asked by, a name or a .toml file as for `data.prompt`
+    #[arg(long, value_name = "PROMPT", default_value = "describe", requires = "describe_with")]
+    pub describe_prompt: String,
+    /// With --describe-with: longest description, in tokens
+    #[arg(long, value_name = "N", default_value_t = 512, requires = "describe_with", value_parser = clap::value_parser!(u32).range(1..))]
+    pub describe_tokens: u32,
     /// Compare two files of items by their examples, and do nothing else
     #[arg(long, num_args = 2, value_names = ["BEFORE", "AFTER"], conflicts_with_all = ["model", "data", "benchmark", "output", "ablate"])]
     pub compare: Option<Vec<PathBuf>>,

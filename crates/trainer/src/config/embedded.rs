@@ -4,6 +4,7 @@ use std::env;
 use std::path::PathBuf;
 
 use anyhow::Result;
+use foveate_algo::refocus;
 use toml::{Table, Value};
 
 use crate::error::user_error;
@@ -30,6 +31,9 @@ macro_rules! files {
 
 files!("grpo" "dr-grpo" "gspo" "dapo" "t-grpo" "tw-grpo" "appo" "video-ktr");
 
+/// ReFoCUS, which trains no policy of tokens and has no part in the embedded default.
+const REFOCUS: File = ("configs/refocus.toml", include_str!("../../../../configs/refocus.toml"));
+
 /// A compiled-in file: its name in the repository and its text.
 pub(super) type File = (&'static str, &'static str);
 
@@ -38,14 +42,15 @@ fn files(name: &str) -> Option<(File, File)> {
     NAMES.iter().zip(FILES).find(|(known, _)| **known == name).map(|(_, files)| *files)
 }
 
-/// The names that `--algo` takes: those of the algorithms, and of configurations of one of them that papers gave a name.
+/// The names that train a policy: those of the algorithms of tokens, and of configurations of one of them that papers gave
+/// a name.
 pub fn algorithm_names() -> &'static [&'static str] {
     NAMES
 }
 
 /// The algorithm's settings from its paper.
 pub(super) fn algorithm(name: &str) -> Option<File> {
-    files(name).map(|(paper, _)| paper)
+    if name == refocus::NAME { Some(REFOCUS) } else { files(name).map(|(paper, _)| paper) }
 }
 
 /// The embedded default for that algorithm: what all share, and the algorithm's own.
@@ -126,7 +131,7 @@ mod tests {
     #[test]
     fn every_algorithm_has_its_configurations() {
         for name in foveate_algo::NAMES {
-            assert!(algorithm(name).is_some() && demo(name).is_some(), "{name}");
+            assert!(algorithm(name).is_some() && (demo(name).is_some() || *name == refocus::NAME), "{name}");
         }
     }
 
@@ -135,7 +140,7 @@ mod tests {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs");
         let files = fs_err::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
         let names: Vec<_> = files.filter_map(|file| Some(file.strip_suffix(".toml")?.to_owned())).collect();
-        assert_eq!(names.len(), NAMES.len());
-        assert!(names.iter().all(|name| NAMES.contains(&name.as_str())), "{names:?}");
+        assert_eq!(names.len(), NAMES.len() + 1);
+        assert!(names.iter().all(|name| algorithm(name).is_some()), "{names:?}");
     }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use foveate_algo::AlgoConfig;
+use foveate_algo::{AlgoConfig, refocus};
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
@@ -102,6 +102,12 @@ pub fn resolve(layers: &Layers) -> Result<Resolved> {
     }
     let name = algorithm_name(layers.algo.as_deref(), &own)?;
     let method = method(&name)?;
+    if method == refocus::NAME {
+        return Err(user_error(
+            "refocus: this version does not train frame selectors yet; it has `trainer explain --algo refocus` and \
+             `trainer data filter --by frame-sensitivity` (docs/algorithms/refocus.md)",
+        ));
+    }
     // A typo is told before a model is looked for.
     check(&mut own, &method)?;
     let given = merged(&own);
@@ -177,7 +183,7 @@ fn algorithm_name(flag: Option<&str>, own: &[Layer]) -> Result<String> {
         (None, Some(stated)) => stated,
         (None, None) => ("default", DEFAULT_ALGORITHM),
     };
-    let known = algorithm_names();
+    let known: Vec<&str> = algorithm_names().iter().copied().chain([refocus::NAME]).collect();
     if known.contains(&name) {
         return Ok(name.to_owned());
     }

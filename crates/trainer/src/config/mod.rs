@@ -48,6 +48,8 @@ pub struct Config<A = AlgoConfig> {
     pub eval: EvalTable,
     /// The supervised warm start.
     pub sft: SftTable,
+    /// The frozen model that sets of frames are rewarded by.
+    pub scorer: ScorerTable,
 }
 
 impl<A> Config<A> {
@@ -63,6 +65,7 @@ impl<A> Config<A> {
             run: self.run,
             eval: self.eval,
             sft: self.sft,
+            scorer: self.scorer,
         }
     }
 }

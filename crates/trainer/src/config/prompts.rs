@@ -15,13 +15,13 @@ macro_rules! files {
     };
 }
 
-files!("appo" "appo-grounding" "tw-grpo" "refocus" "think-aloud" "plain" "question" "scenes");
+files!("appo" "appo-grounding" "tw-grpo" "refocus" "think-aloud" "describe" "plain" "question" "scenes");
 
-/// The prompt of this name, or of this file.
+/// The prompt of this name, or of this file; `setting` is for messages.
 ///
 /// # Errors
 /// A user error: no such prompt, or something is wrong with the file.
-pub fn prompts(name: &str) -> Result<Prompts> {
+pub fn prompts(setting: &str, name: &str) -> Result<Prompts> {
     if let Some(at) = NAMES.iter().position(|known| *known == name) {
         return Ok(Prompts::parse(name, TEXTS[at])?);
     }
@@ -31,7 +31,7 @@ pub fn prompts(name: &str) -> Result<Prompts> {
     }
     let near = nearest(name, NAMES.iter().copied()).map_or(String::new(), |near| format!("; did you mean {near}?"));
     let known = NAMES.join(", ");
-    Err(user_error(format!("data.prompt: expected one of {known}, or a .toml file; found {name:?}{near}")))
+    Err(user_error(format!("{setting}: expected one of {known}, or a .toml file; found {name:?}{near}")))
 }
 
 #[cfg(test)]
@@ -47,8 +47,9 @@ mod tests {
 
     #[test]
     fn the_papers_prompts_are_theirs_to_the_letter() {
-        let said =
-            |name: &str| prompts(name).unwrap().fill(&example(), Seen { duration: 12.5, frames: 16 }).unwrap().user;
+        let said = |name: &str| {
+            prompts("data.prompt", name).unwrap().fill(&example(), Seen { duration: 12.5, frames: 16 }).unwrap().user
+        };
         assert_eq!(
             said("appo"),
             "Which?\nA. red\nB. blue Output the thinking process in <think> </think> and final answer in <answer> </answer> \
@@ -82,13 +83,18 @@ mod tests {
         found.sort();
         known.sort_unstable();
         assert_eq!(found, known);
-        assert!(NAMES.iter().all(|name| prompts(name).is_ok()));
+        assert!(NAMES.iter().all(|name| prompts("data.prompt", name).is_ok()));
     }
 
     #[test]
     fn an_unknown_prompt_is_an_error_with_the_nearest() {
-        let error = prompts("apo").unwrap_err().to_string();
-        assert!(error.contains("did you mean appo?") && error.contains("think-aloud"), "{error}");
-        assert!(prompts("/no/such.toml").is_err());
+        let error = prompts("scorer.prompt", "apo").unwrap_err().to_string();
+        assert!(
+            error.starts_with("scorer.prompt: ")
+                && error.contains("did you mean appo?")
+                && error.contains("think-aloud"),
+            "{error}"
+        );
+        assert!(prompts("data.prompt", "/no/such.toml").is_err());
     }
 }

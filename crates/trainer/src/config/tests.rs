@@ -195,3 +195,29 @@ fn every_demo_configuration_is_valid() {
         }
     }
 }
+
+#[test]
+fn what_the_task_files_state_is_taken_over_an_algorithms_own() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs/tasks");
+    let files = fs_err::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let configs: Vec<_> = files.map(|path| Layers { config: Some(path), ..layers(Some("appo"), &[]) }).collect();
+    assert_eq!(configs.len(), 1);
+    let config = resolve(&configs[0]).unwrap().config;
+    assert_eq!((config.data.prompt.as_str(), config.name()), ("appo-grounding", "appo"));
+    assert_eq!(config.reward.accuracy.unwrap().weight, 1.0);
+    assert!(config.reward.temporal_iou.is_some() && config.reward.soft_choice.is_none());
+}
+
+#[test]
+fn refocus_is_explained_and_filters_but_is_not_trained() {
+    let plain = |name: &str| resolve_plain(&Layers { algo: Some(name.to_owned()), ..Layers::default() });
+    let config = plain("refocus").unwrap();
+    assert!(config.algo.picks_frames());
+    assert_eq!((config.rollout.completions, config.data.frames.max), (16, 512));
+    let (folder, layers_of_file) = with_file(&config.to_toml().unwrap(), &[]);
+    assert_eq!(load_run(&folder.path().join("mine.toml"), &[]).unwrap(), config);
+    for layers in [layers(Some("refocus"), &[]), layers_of_file] {
+        assert!(error_of(resolve(&layers)).contains("does not train frame selectors yet"));
+    }
+    assert!(one_line(&plain("refocsu").unwrap_err()).contains("did you mean \"refocus\"?"));
+}

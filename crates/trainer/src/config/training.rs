@@ -259,3 +259,21 @@ pub enum SftObjective {
     /// What each video token shows, through heads that are thrown away afterwards.
     Cells,
 }
+
+/// `[scorer]`: how a frozen model is asked about a set of frames (ReFoCUS, arXiv 2506.01274).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScorerTable {
+    /// How the question is put: a prompt's name or a .toml file, as for `data.prompt`.
+    pub prompt: String,
+    /// What stands before each frame, `{n}` being its number, and with a line end after it if there is such a label.
+    pub frame_label: String,
+    /// What the answer begins with; the option's letter would come next.
+    pub answer_prefix: String,
+}
+
+impl Default for ScorerTable {
+    fn default() -> Self {
+        Self { prompt: "refocus".into(), frame_label: "Frame{n}: ".into(), answer_prefix: "Answer:".into() }
+    }
+}

@@ -48,7 +48,8 @@ impl Config {
         frames("eval.frames", &eval.frames)?;
         pixels("data.pixels", &self.data.pixels)?;
         pixels("eval.pixels", &eval.pixels)?;
-        prompts(&self.data.prompt)?;
+        prompts("data.prompt", &self.data.prompt)?;
+        prompts("scorer.prompt", &self.scorer.prompt)?;
         self.algo.algorithm().context("algo").user()?;
         Rubric::new(self.reward.clone()).user()?;
         Ok(())

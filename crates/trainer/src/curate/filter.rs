@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -11,6 +12,7 @@ use super::{named, records, rewrite::rewrite, words};
 use crate::cli::{Criterion, FilterArgs};
 use crate::difficulty::Difficulty;
 use crate::error::{UserContext, user_error};
+use crate::frame_sets::Sensitivity;
 
 /// Writes the records that are kept.
 ///
@@ -31,14 +33,26 @@ pub fn run(args: &FilterArgs) -> Result<()> {
             rewrite(&records, &args.output, |_, example| (least..=most).contains(&words(&example)).then_some(example))?
         }
         Criterion::Difficulty => {
-            let model = args.model.as_deref().context("--by difficulty needs --model: whose difficulty?").user()?;
+            let model = model(args)?;
             let solved = Difficulty::measure(&records, model, args)?;
             rewrite(&records, &args.output, |record, example| solved.keeps(record).then_some(example))?
+        }
+        Criterion::FrameSensitivity => {
+            let beside = || args.output.with_extension("margins.jsonl");
+            let margins = args.margins.clone().unwrap_or_else(beside);
+            let seen = Sensitivity::measure(&records, model(args)?, &margins, args)?;
+            println!("margins in {}", margins.display());
+            rewrite(&records, &args.output, |record, example| seen.keeps(record).then_some(example))?
         }
     };
     println!("{counts} in {}", args.output.display());
     named(&records);
     Ok(())
+}
+
+/// The model that judges.
+fn model(args: &FilterArgs) -> Result<&Path> {
+    args.model.as_deref().context("--model is needed: by whose answers?").user()
 }
 
 /// What two records must share to ask the same: what is shown, question and options, whatever their letter case and blanks.

@@ -1,5 +1,6 @@
 //! Records made ready for the policy: media decoded, prompt tokenized.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use foveate_policy::{Content, Media, Message, ModelConfig, Prompt, TextProcessor
 use foveate_data::{Prompts, Seen, Turn};
 
 use super::{Example, MediaReader, Medium, Records, Source};
+use crate::answer::Exam;
 use crate::cli::Ablation;
 use crate::config::{Config, FramesTable, PixelsTable, SamplingMode, prompts};
 use crate::error::{UserContext, user_error};
@@ -44,6 +46,7 @@ pub struct Examples {
     records: Arc<Records>,
     preparer: Preparer,
     ablation: Option<Ablation>,
+    described: Option<HashMap<String, String>>,
 }
 
 /// Makes examples ready for a policy, wherever they come from.
@@ -85,7 +88,7 @@ impl Examples {
     /// A user error: the model's preprocessing cannot be read, or the prompt is wrong.
     pub fn of(records: Arc<Records>, view: &View<'_>, config: &Config, text: Arc<TextProcessor>) -> Result<Self> {
         let preparer = Preparer::new(view, config, text, records.media_root())?;
-        Ok(Self { records, preparer, ablation: None })
+        Ok(Self { records, preparer, ablation: None, described: None })
     }
 
     /// The examples to train on.
@@ -97,21 +100,17 @@ impl Examples {
         Self::of(config.data.training_records(file)?.into(), &View::training(config, model), config, text)
     }
 
-    /// The held-out examples, or those of another file, seen as evaluation sees them.
+    /// The examples of an exam, seen as evaluation sees them.
     ///
     /// # Errors
     /// A user error: the records or the model's preprocessing cannot be read.
-    pub fn evaluation(
-        file: &Path,
-        ablation: Option<Ablation>,
-        config: &Config,
-        model: &Path,
-        text: Arc<TextProcessor>,
-    ) -> Result<Self> {
+    pub fn evaluation(exam: &Exam<'_>, config: &Config, model: &Path, text: Arc<TextProcessor>) -> Result<Self> {
+        let ablation = exam.ablation;
         let one = FramesTable { sampling: SamplingMode::Uniform, count: 1, ..config.eval.frames.clone() };
         let view = View::evaluation(config, model);
         let view = if ablation == Some(Ablation::FirstFrame) { View { frames: &one, ..view } } else { view };
-        Ok(Self { ablation, ..Self::of(config.data.test_records(file)?.into(), &view, config, text)? })
+        let examples = Self::of(config.data.test_records(exam.file)?.into(), &view, config, text)?;
+        Ok(Self { ablation, described: exam.described.cloned(), ..examples })
     }
 
     /// The media of the next example that shows other media of the same kinds.
@@ -146,7 +145,7 @@ impl Preparer {
         Ok(Self {
             media: MediaReader::new(view, data, root)?,
             text,
-            prompts: prompts(&data.prompt)?,
+            prompts: prompts("data.prompt", &data.prompt)?,
             longest: data.max_prompt_tokens.min(room(view.model, config)?),
         })
     }
@@ -221,6 +220,11 @@ impl Source for Examples {
             Some(Ablation::Blind) => example.media.clear(),
             Some(Ablation::OtherVideo) => example.media = self.other_media(record, &example)?,
             Some(Ablation::Shuffle | Ablation::FirstFrame) | None => {}
+        }
+        if let Some(described) = &self.described {
+            let words = described.get(&example.id).with_context(|| format!("{}: no description of it", example.id))?;
+            example.media.clear();
+            example.question = format!("{words}\n\n{}", example.question);
         }
         let id = example.id.clone();
         let mut prepared = Prepared { record, ..self.preparer.ready(example).with_context(|| id)? };

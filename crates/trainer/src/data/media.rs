@@ -31,6 +31,17 @@ pub struct MediaReader {
     memory: Arc<FrameMemory>,
 }
 
+/// The frames of a video, apart.
+#[derive(Debug, Clone)]
+pub struct Apart {
+    /// Each as an image.
+    pub frames: Vec<Patches>,
+    /// Their times, in seconds from the first frame of the video.
+    pub times: Vec<f64>,
+    /// Length of the video, seconds.
+    pub duration: f64,
+}
+
 /// Longest side, in pixels, of a frame that is shown to people.
 #[cfg(feature = "decode")]
 const SHOWN_SIDE: f64 = 128.0;
@@ -70,6 +81,21 @@ impl MediaReader {
     pub fn video(&self, path: &Path, clip: Clip) -> Result<Patches> {
         let frames = self.memory.get_or(path, clip, || self.frames(path, clip))?;
         Ok(self.processor.video(&frames, self.time_scale)?)
+    }
+
+    /// The sampled frames of a video, each as an image is: alone in a temporal grid.
+    ///
+    /// # Errors
+    /// As [`MediaReader::video`].
+    pub fn frames_apart(&self, path: &Path, clip: Clip) -> Result<Apart> {
+        let all = self.memory.get_or(path, clip, || self.frames(path, clip))?;
+        let alone = |image: &RgbImage| {
+            let one = Frames { images: vec![image.clone()], indices: vec![0], times: vec![0.0], ..*all };
+            let patches = self.processor.video(&one, self.time_scale)?;
+            anyhow::Ok(Patches::new(patches.pixels, patches.grid, 0.0))
+        };
+        let frames = all.images.iter().map(alone).collect::<Result<_>>()?;
+        Ok(Apart { frames, times: all.times.clone(), duration: all.duration })
     }
 
     /// The sampled frames of a video, from the cache if they are there whole. A damaged entry is written anew.

@@ -1,8 +1,11 @@
 //! `trainer eval`: the accuracy of a policy on a file of questions.
 
 mod begun;
+mod described;
 mod paired;
 
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -10,7 +13,7 @@ use anyhow::{Context, Result};
 use crate::answer::{Candidate, Exam, Examinee, answered};
 use crate::cli::{Ablation, EvalArgs};
 use crate::config::{Config, resolve_plain};
-use crate::error::{UserContext, existing};
+use crate::error::{UserContext, existing, user_error};
 use crate::eval::{Item, event, read_items, table};
 use crate::run::{Stop, write_lines};
 use begun::Begun;
@@ -31,25 +34,38 @@ pub fn run(args: &EvalArgs) -> Result<()> {
         return Err(anyhow::anyhow!("--model and --output are needed")).user();
     };
     let mut config = resolve_plain(&args.settings.layers(args.algo.as_deref()))?;
+    if config.algo.picks_frames() {
+        return Err(user_error("refocus answers no questions; --algo names an algorithm of tokens here"));
+    }
     config.data.test_format = args.benchmark.or(config.data.test_format);
     existing("--model", model)?;
     let file = args.data.as_deref().or(config.data.test.as_deref());
     let file = file.context("which examples? name them by --data or data.test").user()?.to_owned();
     existing("--data", &file)?;
-    let candidate = Candidate::load(model, &config)?;
-    let examinee = candidate.examinee(model, &config);
-
     println!("{}", protocol(&config));
     let stop = Stop::listen()?;
-    let exam = Exam { file: &file, ablation: None, stop: &stop };
+    let exam = Exam { file: &file, ablation: None, described: None, stop: &stop };
     let mut kept = Vec::new();
+    // Before the other model is loaded: one at a time is in memory.
+    let described = match &args.describe_with {
+        None => None,
+        Some(_) => {
+            let file = beside(output, "described");
+            let Some(words) = described::describe(args, &config, &exam, &file, &mut kept)? else { return Ok(()) };
+            println!("descriptions are in {}", file.display());
+            Some(words)
+        }
+    };
+    let exam = Exam { described: described.as_ref(), ..exam };
+    let candidate = Candidate::load(model, &config)?;
+    let examinee = candidate.examinee(model, &config);
     let Some(whole) = sit(&examinee, &exam, output, &mut kept)? else { return Ok(()) };
     print!("{}", table(&whole));
     if let Some(event) = event(&whole) {
         println!("attention on the event's frames: {:.3}, {:.3} if it were uniform", event.mass, event.uniform);
     }
     if let Some(ablation) = args.ablate {
-        let path = ablated(output, ablation);
+        let path = beside(output, word(ablation));
         let Some(less) = sit(&examinee, &Exam { ablation: Some(ablation), ..exam }, &path, &mut kept)? else {
             return Ok(());
         };
@@ -81,10 +97,19 @@ fn asked(examinee: &Examinee<'_>, exam: &Exam<'_>) -> Result<String> {
     let config = examinee.config;
     let prompt = Path::new(&config.data.prompt);
     let files = [state(examinee.dir), state(&examinee.dir.join("model.safetensors")), state(exam.file), state(prompt)];
+    // In the order of their names, so that the same words are the same text.
+    let described: Option<BTreeMap<_, _>> = exam.described.map(|words| words.iter().collect());
+    let described = described.map(|words| fingerprint(&words));
     let model = &config.model;
     let settings =
         (&config.data, config.eval.protocol(), &config.reward, model.dtype, config.eval_tokens(), config.run.seed);
-    Ok(serde_json::to_string(&(files, settings, exam.ablation.map(word)))?)
+    Ok(serde_json::to_string(&(files, settings, exam.ablation.map(word), described))?)
+}
+
+fn fingerprint(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// A file's name, length and time of change.
@@ -102,11 +127,11 @@ fn word(ablation: Ablation) -> &'static str {
     }
 }
 
-/// Where the answers without some of the media go: `items.jsonl` to `items.blind.jsonl`.
-fn ablated(output: &Path, ablation: Ablation) -> PathBuf {
+/// Where other answers to the same questions go: `items.jsonl` to `items.blind.jsonl`.
+fn beside(output: &Path, what: &str) -> PathBuf {
     let name = output.to_string_lossy();
     let stem = name.strip_suffix(".jsonl").unwrap_or(&name);
-    format!("{stem}.{}.jsonl", word(ablation)).into()
+    format!("{stem}.{what}.jsonl").into()
 }
 
 fn appended(path: &Path, end: &str) -> PathBuf {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
-use foveate_algo::{Credit, ScoredGroup};
+use foveate_algo::{Credit, ScoredGroup, refocus};
 use foveate_policy::TextProcessor;
 use maud::{Markup, html};
 use ndarray::Array2;
@@ -25,6 +25,9 @@ pub(super) fn run(args: &ExplainArgs, group: &RecordedGroup) -> Result<()> {
         [] => algorithm_names().to_vec(),
         named => named.iter().map(String::as_str).collect(),
     };
+    if names.contains(&refocus::NAME) {
+        return Err(user_error("--compare: refocus gives credit to frame picks, not to tokens; explain it by itself"));
+    }
     let settings = Settings::new(args, &names)?;
     let scored = group.scored().user()?;
     let mut compared = Compared {

@@ -1,6 +1,7 @@
 //! `trainer explain`: what an algorithm makes of one recorded group, or what each of several does.
 
 mod compare;
+mod picks;
 
 use std::collections::BTreeMap;
 
@@ -32,9 +33,17 @@ pub fn run(args: &ExplainArgs) -> Result<()> {
     };
     let config = resolve_plain(&args.settings.layers(Some(name)))?;
     let algorithm = config.algo.algorithm().user()?;
-    let explained = explain(&group, algorithm.as_ref()).user()?;
+    let acts_on_frames = config.algo.picks_frames();
+    let explained = match acts_on_frames {
+        true => picks::explain(&group, algorithm.as_ref()),
+        false => explain(&group, algorithm.as_ref()),
+    };
+    let explained = explained.user()?;
     let tensors = explained.iter().map(|(name, tensor)| (name.as_str(), tensor));
     write_safetensors(&args.output, tensors)?;
+    if acts_on_frames {
+        print!("{}", picks::table(&group, &explained)?.text());
+    }
     Ok(())
 }
 
@@ -45,6 +54,9 @@ pub fn run(args: &ExplainArgs) -> Result<()> {
 pub fn explain(group: &RecordedGroup, algorithm: &dyn Algorithm) -> Result<BTreeMap<String, Tensor>> {
     let scored = group.scored()?;
     let credit = group.credit(algorithm, &scored)?;
+    if algorithm.objective().mask_truncated {
+        group.array::<ndarray::Ix1>("truncated")?;
+    }
     let mut output = loss(group, algorithm, &scored, &credit)?;
     output.insert("shaped_rewards".into(), Tensor::try_from(&credit.rewards)?);
     output.insert("advantages".into(), Tensor::try_from(&credit.advantages)?);

@@ -31,6 +31,7 @@ pub fn run(args: &PrepareArgs) -> Result<()> {
     existing("--model", model)?;
     existing("--input", input)?;
     config.data.cache = Some(folder.clone());
+    config.data.format = args.format.unwrap_or(config.data.format);
     let records = config.data.training_records(input)?;
     let view = View::training(&config, model);
     let media = MediaReader::new(&view, &config.data, records.media_root())?;

@@ -45,6 +45,11 @@ impl RecordedGroup {
         Ok(Self { path: path.to_owned(), tensors })
     }
 
+    /// Its file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Whether it holds a tensor of that name.
     pub fn has(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
@@ -186,7 +191,11 @@ impl RecordedGroup {
         rows.map(row).collect()
     }
 
-    fn agree(&self, name: &str, expected: &[usize], found: &[usize]) -> Result<()> {
+    /// An error unless a tensor has the shape expected.
+    ///
+    /// # Errors
+    /// It has not.
+    pub fn agree(&self, name: &str, expected: &[usize], found: &[usize]) -> Result<()> {
         ensure!(expected == found, "{}: {name}: expected shape {expected:?}, found {found:?}", self.path.display());
         Ok(())
     }

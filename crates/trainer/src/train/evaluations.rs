@@ -60,8 +60,8 @@ impl Run<'_> {
         let examinee =
             Examinee { policy: &self.policy, dir: model, text: &self.text, rubric: &self.rubric, config: self.config };
         tracing::info!("evaluating ({name})");
-        let answers =
-            examinee.answer(&Exam { file: test, ablation: None, stop: self.stop }, &mut Nowhere, &answered())?;
+        let exam = Exam { file: test, ablation: None, described: None, stop: self.stop };
+        let answers = examinee.answer(&exam, &mut Nowhere, &answered())?;
         if self.stop.requested() {
             return Ok(None);
         }

@@ -67,8 +67,9 @@ fn a_report_says_what_the_folders_of_its_runs_say_and_nothing_is_run_twice() {
     let plan = Plan::new(&[("GRPO", "grpo", &["algo.beta=0.0"]), ("T-GRPO, own", "t-grpo", &["algo.beta=0.1"])]);
     let (output, report) = (plan.output(), plan.folder.path().join("results/mine.md"));
     // As in the demo all rows are evaluated alike, whatever their papers do.
+    let greedy = ["eval.temperature=0", "eval.top_p=1", "eval.top_k=0", "eval.repetition_penalty=1"];
     let set = ["run.steps=2", "optim.lr=2e-3", "eval.pixels.max=1024", "eval.frames.max=16"];
-    let set = set.iter().flat_map(|setting| ["--set", setting]);
+    let set = set.iter().chain(&greedy).flat_map(|setting| ["--set", setting]);
     let settings: Vec<_> = ["--seeds", "2", "--report", text(&report)].into_iter().chain(set).collect();
     let said = succeed(&plan.args(&output, &settings));
     let written = std::fs::read_to_string(&report).unwrap();

@@ -138,3 +138,46 @@ fn a_prepared_video_is_what_pyav_torchvision_and_transformers_make_of_it() {
         assert!(difference < 0.01, "{name}: mean difference {difference}");
     }
 }
+
+#[test]
+fn questions_are_kept_whose_answers_depend_on_the_frames_that_are_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let shared = shared();
+    let scenes = shared.scenes.join("test.jsonl");
+    let filter = |name: &str, least: &str, more: &[&str]| {
+        let output = folder.path().join(name);
+        let files =
+            ["data", "filter", "--by", "frame-sensitivity", "--input", text(&scenes), "--output", text(&output)];
+        let model = ["--model", text(&shared.model), "--config", text(&shared.config)];
+        let asked =
+            ["--set", "scorer.prompt=scenes", "--set", "scorer.frame_label=", "--set", "scorer.answer_prefix=<answer>"];
+        let sets = ["--subset-frames", "2", "--min-variance", least];
+        let said = succeed(&[&files[..], &model, &asked, &sets, more].concat());
+        (said, lines(&output).iter().map(|record| record["id"].clone()).collect::<Vec<_>>())
+    };
+    let (said, all) = filter("all.jsonl", "0", &[]);
+    let margins = lines(&folder.path().join("all.margins.jsonl"));
+    assert!(said.contains("all.margins.jsonl"), "{said}");
+    // Questions with several right answers have no margin.
+    let single = lines(&scenes).iter().filter(|record| record["answer"].as_str().unwrap().len() == 1).count();
+    assert_eq!((margins.len(), all.len()), (single, single));
+    let variances: Vec<f64> = margins.iter().map(|line| line["variance"].as_f64().unwrap()).collect();
+    for (line, variance) in margins.iter().zip(&variances) {
+        let found: Vec<f64> =
+            line["margins"].as_array().unwrap().iter().map(|margin| margin.as_f64().unwrap()).collect();
+        assert_eq!((found.len(), line["frames"].as_u64()), (16, Some(16)));
+        assert!(found.iter().all(|margin| margin.abs() <= 1.0));
+        let mean = found.iter().sum::<f64>() / 16.0;
+        let expected = found.iter().map(|margin| (margin - mean).powi(2)).sum::<f64>() / 16.0;
+        assert!((variance - expected).abs() < 1e-6);
+    }
+    let mut sorted = variances.clone();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted[1].to_string();
+    let beside = folder.path().join("beside.jsonl");
+    let (_, some) = filter("some.jsonl", &middle, &["--margins", text(&beside)]);
+    let expected: Vec<_> = margins.iter().zip(&variances).filter(|(_, v)| **v > sorted[1]).collect();
+    assert_eq!(some, expected.into_iter().map(|(line, _)| line["id"].clone()).collect::<Vec<_>>());
+    assert!(!some.is_empty() && some.len() < all.len());
+    assert_eq!(lines(&beside), margins);
+}

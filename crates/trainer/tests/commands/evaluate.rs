@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use trainer::run::write_atomically;
 
-use crate::setup::{error, lines, metrics, shared, succeed, text, train};
+use crate::setup::{error, here, lines, metrics, shared, succeed, text, train};
 
 /// The scenes of a file as Video-R1 would write them.
 fn as_video_r1(from: &Path, to: &Path) {
@@ -54,7 +54,7 @@ fn a_file_in_the_format_of_video_r1_is_evaluated_and_trained_on_with_and_without
 
     let cache = folder.path().join("cache");
     let prepare = ["data", "prepare", "--model", text(&shared.model), "--config", text(&shared.config), "--set", &root];
-    let prepare = [&prepare[..], &["--set", "data.format=video-r1", "--cache", text(&cache)]].concat();
+    let prepare = [&prepare[..], &["--format", "video-r1", "--cache", text(&cache)]].concat();
     for file in [&test, &train_file] {
         succeed(&[&prepare[..], &["--input", text(file)]].concat());
     }
@@ -116,4 +116,25 @@ fn an_evaluation_goes_on_with_what_was_answered() {
     assert!(said.contains("p = 1.00e0"), "{said}");
     let missing = error(&["eval", "--compare", text(&whole), "/no/such.jsonl"], 2);
     assert!(missing.contains("/no/such.jsonl"), "{missing}");
+}
+
+#[test]
+fn one_model_may_answer_from_the_words_of_another() {
+    let shared = shared();
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("items.jsonl");
+    let describe = ["--describe-with", text(&shared.model), "--describe-prompt", "question", "--describe-tokens", "8"];
+    let said = evaluated(&output, &describe);
+    let (words, items) = (lines(&folder.path().join("items.described.jsonl")), lines(&output));
+    assert!(said.contains("items.described.jsonl"), "{said}");
+    assert_eq!(words.len(), items.len());
+    for (described, item) in words.iter().zip(&items) {
+        assert_eq!(described["id"], item["id"]);
+        assert_eq!((&described["media_tokens"], &item["media_tokens"]), (&json!([32]), &json!([])));
+        assert!(described["length"].as_u64().unwrap() <= 8 && item["prompt_tokens"].as_u64().unwrap() > 0);
+    }
+    let both = [&describe[..], &["--ablate", "blind"]].concat();
+    let base = ["eval", "--model", text(&shared.model), "--output", text(&output)];
+    let said = here(&[&base[..], &both].concat()).unwrap_err().to_string();
+    assert!(said.contains("cannot be used with"), "{said}");
 }

@@ -9,14 +9,14 @@ use tch::{Kind, Tensor};
 
 use crate::analyze::recorded;
 use crate::attention::rows;
-use crate::setup::{error, here, program, root, text};
+use crate::setup::{error, here, program, root, succeed, text};
 
 /// Largest difference, absolute for values up to 1 and relative above.
 const TOLERANCE: f64 = 2e-5;
 
-/// Settings files of the recorded groups' cases.
-fn cases() -> Vec<PathBuf> {
-    let folders = std::fs::read_dir(root().join("tests/golden/algorithms")).unwrap();
+/// Settings files of the cases of the recorded groups of a kind.
+fn cases(kind: &str) -> Vec<PathBuf> {
+    let folders = std::fs::read_dir(root().join("tests/golden").join(kind)).unwrap();
     let folders = folders.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir());
     let files = folders.flat_map(|folder| std::fs::read_dir(folder).unwrap()).map(|entry| entry.unwrap().path());
     files.filter(|path| path.extension().is_some_and(|extension| extension == "json")).collect()
@@ -51,29 +51,61 @@ fn difference(found: &Tensor, expected: &Tensor) -> f64 {
     difference.max().double_value(&[])
 }
 
-#[test]
-fn every_recorded_group_gets_the_credit_that_the_other_implementation_gave() {
-    let folder = tempfile::tempdir().unwrap();
-    let cases = cases();
-    assert!(cases.len() >= 150, "only {} cases", cases.len());
-    for case in cases {
-        let found = explain(&case, &folder.path().join("credit.safetensors"));
-        let expected = read_safetensors(&case.with_extension("safetensors")).unwrap();
-        assert!(expected.contains_key("grad_logprobs"), "{}", case.display());
-        for (name, expected) in &expected {
-            let place = format!("{} of {}", name, case.display());
-            let found = found.get(name).unwrap_or_else(|| unreachable!("{place} is missing"));
-            assert_eq!(found.size(), expected.size(), "{place}");
-            assert_eq!(found.kind(), expected.kind(), "{place}");
-            match expected.kind() {
-                Kind::Int64 => assert!(found == expected, "{place}: {found:?}"),
-                _ => {
-                    let worst = difference(found, expected);
-                    assert!(worst <= TOLERANCE, "{place}: differs by {worst:e}");
-                }
+/// What the program makes of a case, checked against what the other implementation made of it.
+fn check(case: &Path, output: &Path) {
+    let found = explain(case, output);
+    for (name, expected) in &read_safetensors(&case.with_extension("safetensors")).unwrap() {
+        let place = format!("{} of {}", name, case.display());
+        let found = found.get(name).unwrap_or_else(|| unreachable!("{place} is missing"));
+        assert_eq!(found.size(), expected.size(), "{place}");
+        assert_eq!(found.kind(), expected.kind(), "{place}");
+        match expected.kind() {
+            Kind::Int64 => assert!(found == expected, "{place}: {found:?}"),
+            _ => {
+                let worst = difference(found, expected);
+                assert!(worst <= TOLERANCE, "{place}: differs by {worst:e}");
             }
         }
     }
+}
+
+#[test]
+fn every_recorded_group_gets_the_credit_that_the_other_implementation_gave() {
+    let folder = tempfile::tempdir().unwrap();
+    for (kind, least) in [("algorithms", 150), ("picks", 4)] {
+        let cases = cases(kind);
+        assert!(cases.len() >= least, "only {} cases of {kind}", cases.len());
+        cases.iter().for_each(|case| check(case, &folder.path().join("credit.safetensors")));
+    }
+}
+
+#[test]
+fn frame_picks_are_shown_with_their_probability_entropy_and_advantage() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("picks.safetensors");
+    let rollouts = root().join("tests/golden/picks/seed1-6/rollouts.safetensors");
+    let given = ["explain", "--algo", "refocus", "--rollouts", text(&rollouts), "--output", text(&output)];
+    let shown = succeed(&given);
+    let lines: Vec<Vec<&str>> = shown.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0], ["set", "pick", "frame", "probability", "entropy", "reward", "advantage"]);
+    assert_eq!(lines.len(), 1 + 3 * 6, "{shown}");
+    // The last of six frames is certain.
+    assert_eq!((lines[6][1], &lines[6][3..5]), ("5", &["1.0000", "0.0000"][..]), "{shown}");
+
+    let mut tensors = read_safetensors(&rollouts).unwrap();
+    let picks = tensors["picks"].copy();
+    picks.get(0).get(1).copy_(&picks.get(0).get(0));
+    tensors.insert("picks".into(), picks);
+    let bad = folder.path().join("bad.safetensors");
+    write_safetensors(&bad, tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))).unwrap();
+    let said = error(&["explain", "--algo", "refocus", "--rollouts", text(&bad), "--output", text(&output)], 2);
+    assert!(said.contains("bad.safetensors") && said.contains("pick 1 of set 0"), "{said}");
+    let tokens = root().join("tests/golden/algorithms/group1/rollouts.safetensors");
+    let page = folder.path().join("page.html");
+    let compare = ["explain", "--compare", "--algo", "refocus", "--rollouts", text(&tokens), "--output", text(&page)];
+    assert!(error(&compare, 2).contains("explain it by itself"));
+    let said = error(&["--algo", "refocus", "--dry-run"], 2);
+    assert!(said.contains("does not train frame selectors yet"), "{said}");
 }
 
 #[test]

@@ -64,6 +64,23 @@ fn fused_scores_are_those_of_transformers() {
 }
 
 #[test]
+fn mamba_2_is_scored_as_by_transformers() {
+    let folders = std::fs::read_dir(root().join("tests/golden/mamba")).unwrap().map(|entry| entry.unwrap().path());
+    let models: Vec<_> = folders.filter(|path| path.is_dir()).collect();
+    assert_eq!(models.len(), 4);
+    for model in models {
+        let expected = read_safetensors(&model.join("expected.safetensors")).unwrap();
+        let found = score(&model, "fused", "all");
+        for (name, expected) in &expected {
+            let worst = largest_difference(&found[name], expected);
+            assert!(worst <= 2e-5, "{name} of {}: differs by {worst:e}", model.display());
+        }
+        assert_eq!(found["greedy_row0"].size(), [24]);
+        assert!(!found.contains_key("position_ids"));
+    }
+}
+
+#[test]
 fn frame_attention_is_the_mean_of_the_layers_asked_for() {
     for model in models() {
         // What the goldens hold is the mean over the last three layers, or all if there are fewer.

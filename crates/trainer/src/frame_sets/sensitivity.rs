@@ -1,0 +1,107 @@
+//! Which questions' answers depend on the frames that are shown (ReFoCUS, appendix A.1).
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Result, ensure};
+use foveate_algo::{
+    refocus,
+    sensitivity::{evenly, variance, windows},
+};
+use foveate_data::Records;
+use serde::Serialize;
+
+use super::{FrameScorer, Framed, FramedExamples};
+use crate::answer::answered;
+use crate::cli::FilterArgs;
+use crate::config::{OnBadExample, resolve_plain};
+use crate::data::{Loader, LoaderOptions, LoaderState, Order};
+use crate::error::{UserContext, existing, user_error};
+use crate::run::write_lines;
+
+/// Fewest candidate frames that windows are made of.
+const FEWEST: usize = 8;
+
+/// What a model made of one question from frames inside and outside of windows: a line of the file of margins.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Margins {
+    /// The example's name.
+    id: String,
+    /// Number of candidate frames.
+    frames: usize,
+    /// `tanh((z_gold - z_best_wrong) / 2)` for each set of frames: within each window, then outside of each; windows without
+    /// a frame are left out.
+    margins: Vec<f32>,
+    /// Their variance, divided by their number.
+    variance: f64,
+}
+
+/// The questions whose variance is large enough, by record.
+#[derive(Debug)]
+pub struct Sensitivity {
+    variances: HashMap<usize, f64>,
+    least: f64,
+}
+
+impl Sensitivity {
+    /// Has the model answer every question from up to 16 sets of frames, and keeps the margins in `margins`.
+    ///
+    /// # Errors
+    /// A user error: the model or the examples cannot be read, or a setting is wrong.
+    pub fn measure(records: &Arc<Records>, model: &Path, margins: &Path, args: &FilterArgs) -> Result<Self> {
+        let paper = args.settings.config.is_none().then_some(refocus::NAME);
+        let config = resolve_plain(&args.settings.layers(args.algo.as_deref().or(paper)))?;
+        existing("--model", model)?;
+        if args.subset_frames == 0 {
+            return Err(user_error("--subset-frames: expected at least 1"));
+        }
+        let scorer = FrameScorer::load(model, &config)?;
+        let examples = FramedExamples::new(Arc::clone(records), &config, model)?;
+        let data = &config.data;
+        let options = LoaderOptions { depth: 2, threads: data.threads, on_bad: data.on_bad_example };
+        let mut loader = Loader::new(examples, Order::Once(records.len()), options, LoaderState::default())?;
+        let (mut variances, mut lines, mut unjudged, each) = (HashMap::new(), Vec::new(), 0, answered());
+        while let Some(framed) = loader.batch(1)?.examples.pop() {
+            match of_question(&scorer, &framed, args.subset_frames) {
+                Ok(margins) => {
+                    variances.insert(framed.record, margins.variance);
+                    lines.push(margins);
+                }
+                Err(error) if data.on_bad_example == OnBadExample::Stop => {
+                    return Err(error.context(framed.example.id)).user();
+                }
+                Err(error) => {
+                    unjudged += 1;
+                    tracing::warn!("{}: {error:#}; not kept", framed.example.id);
+                }
+            }
+            each(loader.state().position as usize, records.len());
+        }
+        if variances.is_empty() {
+            return Err(user_error("none of the examples could be judged"));
+        }
+        let bad = loader.state().bad.len();
+        if unjudged + bad > 0 {
+            tracing::warn!("{unjudged} records could not be judged and {bad} not be prepared; they are not kept");
+        }
+        write_lines(margins, &lines).user()?;
+        Ok(Self { variances, least: args.min_variance })
+    }
+
+    /// Whether the answer depends on the frames; that of a record that could not be judged is not known.
+    pub fn keeps(&self, record: usize) -> bool {
+        self.variances.get(&record).is_some_and(|variance| *variance > self.least)
+    }
+}
+
+fn of_question(scorer: &FrameScorer, framed: &Framed, count: usize) -> Result<Margins> {
+    let frames = framed.frames.len();
+    ensure!(frames >= FEWEST, "expected a video of at least {FEWEST} candidate frames, found {frames}");
+    let windows = windows(frames);
+    let sides = [0, 1].into_iter().flat_map(|side| windows.iter().map(move |window| &window[side]));
+    let sets: Vec<_> = sides.filter(|frames| !frames.is_empty()).map(|frames| evenly(frames, count)).collect();
+    let margins = scorer.rewards(framed, &sets)?.to_vec();
+    let variance = variance(&margins).ok_or_else(|| anyhow::anyhow!("a margin is no number"))?;
+    Ok(Margins { id: framed.example.id.clone(), frames, margins, variance })
+}
