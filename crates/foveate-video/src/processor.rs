@@ -148,6 +148,15 @@ impl ImageProcessor {
         ))
     }
 
+    /// Patches of one frame of a resized video, as an image of its own: it fills a whole temporal grid.
+    ///
+    /// # Errors
+    /// [`VideoError::Picture`] for sides that are no multiples of the factor.
+    pub fn frame(&self, image: &RgbImage) -> Result<Patches, VideoError> {
+        let (pixels, grid) = patchify(self, std::slice::from_ref(image))?;
+        Ok(Patches::new(pixels, grid, 0.0))
+    }
+
     /// Patches of one image, resized into the budget; it fills a whole temporal grid.
     ///
     /// # Errors

@@ -1,10 +1,6 @@
 //! The policy's answers to a file of examples: what `eval` and the ends of training measure.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    path::Path,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use anyhow::{Context, Result};
 use foveate_algo::Reordering;
@@ -21,7 +17,7 @@ use crate::{
     cli::Ablation,
     config::Config,
     counterfactual::reordered,
-    data::{Examples, Loader, LoaderOptions, LoaderState, Order, Prepared},
+    data::{Asked, Examples, Loader, LoaderOptions, LoaderState, Order, Prepared},
     error::UserContext,
     eval::Item,
     observe::mean_over_layers,
@@ -80,12 +76,8 @@ impl Candidate {
 /// What is to be answered.
 #[derive(Debug, Clone, Copy)]
 pub struct Exam<'a> {
-    /// The examples.
-    pub file: &'a Path,
-    /// What is taken from their media.
-    pub ablation: Option<Ablation>,
-    /// Words that stand for the media of each example, by its name.
-    pub described: Option<&'a HashMap<String, String>>,
+    /// The examples, and what is shown of them.
+    pub asked: Asked<'a>,
     /// Whether to stop.
     pub stop: &'a Stop,
 }
@@ -133,7 +125,7 @@ impl Examinee<'_> {
     /// The file cannot be read, a prompt does not fit the model, or answers cannot be kept.
     pub fn answer(&self, exam: &Exam<'_>, keep: &mut dyn Keep, each: &dyn Fn(usize, usize)) -> Result<Answers> {
         let eval = &self.config.eval;
-        let examples = Examples::evaluation(exam, self.config, self.dir, Arc::clone(self.text))?;
+        let examples = Examples::evaluation(&exam.asked, self.config, self.dir, Arc::clone(self.text))?;
         let records = examples.records().len();
         let count = if eval.limit == 0 { records } else { records.min(eval.limit) };
         let options = LoaderOptions {
@@ -150,7 +142,7 @@ impl Examinee<'_> {
             if examples.is_empty() {
                 break;
             }
-            let items = self.answer_batch(answers.items.len() as u64, exam.ablation, &examples)?;
+            let items = self.answer_batch(answers.items.len() as u64, exam.asked.ablation, &examples)?;
             keep.keep(loader.state(), &items)?;
             answers.items.extend(items);
             each(loader.state().position as usize, count);

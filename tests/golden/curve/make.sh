@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The first 8 steps of the demo, in small, for each algorithm: writes grpo.jsonl and appo.jsonl to the folder given
 # [default: this one], which holds what crates/trainer/tests/commands/curve.rs expects. TRAINER names a built trainer.
-# They were recorded with the code before passes were packed, whose losses the packed ones equal to 3e-8.
+# When passes were packed, the losses of the curve of that time stayed the same to 3e-8. It was recorded anew since, with
+# packed passes, for another model and other questions.
 # A curve may change only with a change that is meant to change it: the model, the scenes, an algorithm, the sampler.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../../.."

@@ -10,7 +10,6 @@ use foveate_policy::{Content, Media, Message, ModelConfig, Prompt, TextProcessor
 use foveate_data::{Prompts, Seen, Turn};
 
 use super::{Example, MediaReader, Medium, Records, Source};
-use crate::answer::Exam;
 use crate::cli::Ablation;
 use crate::config::{Config, FramesTable, PixelsTable, SamplingMode, prompts};
 use crate::error::{UserContext, user_error};
@@ -47,6 +46,24 @@ pub struct Examples {
     preparer: Preparer,
     ablation: Option<Ablation>,
     described: Option<HashMap<String, String>>,
+}
+
+/// Which examples are to be answered, and what is shown of them.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// The examples.
+    pub file: &'a Path,
+    /// What is taken from their media.
+    pub ablation: Option<Ablation>,
+    /// Words that stand for the media of each example, by its name.
+    pub described: Option<&'a HashMap<String, String>>,
+}
+
+impl<'a> Asked<'a> {
+    /// The examples as they are.
+    pub fn whole(file: &'a Path) -> Self {
+        Self { file, ablation: None, described: None }
+    }
 }
 
 /// Makes examples ready for a policy, wherever they come from.
@@ -100,17 +117,17 @@ impl Examples {
         Self::of(config.data.training_records(file)?.into(), &View::training(config, model), config, text)
     }
 
-    /// The examples of an exam, seen as evaluation sees them.
+    /// The examples that are to be answered, seen as evaluation sees them.
     ///
     /// # Errors
     /// A user error: the records or the model's preprocessing cannot be read.
-    pub fn evaluation(exam: &Exam<'_>, config: &Config, model: &Path, text: Arc<TextProcessor>) -> Result<Self> {
-        let ablation = exam.ablation;
+    pub fn evaluation(asked: &Asked<'_>, config: &Config, model: &Path, text: Arc<TextProcessor>) -> Result<Self> {
+        let ablation = asked.ablation;
         let one = FramesTable { sampling: SamplingMode::Uniform, count: 1, ..config.eval.frames.clone() };
         let view = View::evaluation(config, model);
         let view = if ablation == Some(Ablation::FirstFrame) { View { frames: &one, ..view } } else { view };
-        let examples = Self::of(config.data.test_records(exam.file)?.into(), &view, config, text)?;
-        Ok(Self { ablation, described: exam.described.cloned(), ..examples })
+        let examples = Self::of(config.data.test_records(asked.file)?.into(), &view, config, text)?;
+        Ok(Self { ablation, described: asked.described.cloned(), ..examples })
     }
 
     /// The media of the next example that shows other media of the same kinds.

@@ -89,12 +89,7 @@ impl MediaReader {
     /// As [`MediaReader::video`].
     pub fn frames_apart(&self, path: &Path, clip: Clip) -> Result<Apart> {
         let all = self.memory.get_or(path, clip, || self.frames(path, clip))?;
-        let alone = |image: &RgbImage| {
-            let one = Frames { images: vec![image.clone()], indices: vec![0], times: vec![0.0], ..*all };
-            let patches = self.processor.video(&one, self.time_scale)?;
-            anyhow::Ok(Patches::new(patches.pixels, patches.grid, 0.0))
-        };
-        let frames = all.images.iter().map(alone).collect::<Result<_>>()?;
+        let frames = all.images.iter().map(|image| self.processor.frame(image)).collect::<Result<_, _>>()?;
         Ok(Apart { frames, times: all.times.clone(), duration: all.duration })
     }
 

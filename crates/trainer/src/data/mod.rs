@@ -8,7 +8,7 @@ mod sampler;
 
 pub use foveate_data::{Example, Medium, Records};
 
-pub use examples::{Examples, Prepared, Preparer, View};
+pub use examples::{Asked, Examples, Prepared, Preparer, View};
 pub use loader::{BadExample, Batch, Loader, LoaderOptions, LoaderState, Source};
-pub use media::{Clip, MediaReader, Shown};
+pub use media::{Apart, Clip, MediaReader, Shown};
 pub use sampler::{Epochs, Order};

@@ -41,12 +41,12 @@ pub(super) fn describe(
 
 /// An error if two of the examples have one name, so that words could be taken for those of another.
 fn distinct(config: &Config, exam: &Exam<'_>) -> Result<()> {
-    let records = config.data.test_records(exam.file)?;
+    let records = config.data.test_records(exam.asked.file)?;
     let count = if config.eval.limit == 0 { records.len() } else { records.len().min(config.eval.limit) };
     let mut known = HashSet::new();
     for example in (0..count).filter_map(|index| records.get(index).ok()) {
         if let Some(twice) = known.replace(example.id) {
-            return Err(user_error(format!("{}: two examples are called {twice:?}", exam.file.display())));
+            return Err(user_error(format!("{}: two examples are called {twice:?}", exam.asked.file.display())));
         }
     }
     Ok(())

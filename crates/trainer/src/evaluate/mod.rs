@@ -13,6 +13,7 @@ use anyhow::{Context, Result};
 use crate::answer::{Candidate, Exam, Examinee, answered};
 use crate::cli::{Ablation, EvalArgs};
 use crate::config::{Config, resolve_plain};
+use crate::data::Asked;
 use crate::error::{UserContext, existing, user_error};
 use crate::eval::{Item, event, read_items, table};
 use crate::run::{Stop, write_lines};
@@ -44,7 +45,8 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     existing("--data", &file)?;
     println!("{}", protocol(&config));
     let stop = Stop::listen()?;
-    let exam = Exam { file: &file, ablation: None, described: None, stop: &stop };
+    let asked = Asked::whole(&file);
+    let exam = Exam { asked, stop: &stop };
     let mut kept = Vec::new();
     // Before the other model is loaded: one at a time is in memory.
     let described = match &args.describe_with {
@@ -56,7 +58,8 @@ pub fn run(args: &EvalArgs) -> Result<()> {
             Some(words)
         }
     };
-    let exam = Exam { described: described.as_ref(), ..exam };
+    let asked = Asked { described: described.as_ref(), ..asked };
+    let exam = Exam { asked, ..exam };
     let candidate = Candidate::load(model, &config)?;
     let examinee = candidate.examinee(model, &config);
     let Some(whole) = sit(&examinee, &exam, output, &mut kept)? else { return Ok(()) };
@@ -66,7 +69,9 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     }
     if let Some(ablation) = args.ablate {
         let path = beside(output, word(ablation));
-        let Some(less) = sit(&examinee, &Exam { ablation: Some(ablation), ..exam }, &path, &mut kept)? else {
+        let Some(less) =
+            sit(&examinee, &Exam { asked: Asked { ablation: Some(ablation), ..asked }, ..exam }, &path, &mut kept)?
+        else {
             return Ok(());
         };
         println!("\nwhat the media are worth (before: {}; after: as they are)", word(ablation));
@@ -96,14 +101,15 @@ fn sit(examinee: &Examinee<'_>, exam: &Exam<'_>, output: &Path, kept: &mut Vec<B
 fn asked(examinee: &Examinee<'_>, exam: &Exam<'_>) -> Result<String> {
     let config = examinee.config;
     let prompt = Path::new(&config.data.prompt);
-    let files = [state(examinee.dir), state(&examinee.dir.join("model.safetensors")), state(exam.file), state(prompt)];
+    let files =
+        [state(examinee.dir), state(&examinee.dir.join("model.safetensors")), state(exam.asked.file), state(prompt)];
     // In the order of their names, so that the same words are the same text.
-    let described: Option<BTreeMap<_, _>> = exam.described.map(|words| words.iter().collect());
+    let described: Option<BTreeMap<_, _>> = exam.asked.described.map(|words| words.iter().collect());
     let described = described.map(|words| fingerprint(&words));
     let model = &config.model;
     let settings =
         (&config.data, config.eval.protocol(), &config.reward, model.dtype, config.eval_tokens(), config.run.seed);
-    Ok(serde_json::to_string(&(files, settings, exam.ablation.map(word), described))?)
+    Ok(serde_json::to_string(&(files, settings, exam.asked.ablation.map(word), described))?)
 }
 
 fn fingerprint(value: &impl Hash) -> u64 {

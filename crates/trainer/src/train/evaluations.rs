@@ -8,6 +8,7 @@ use super::{Run, every};
 use crate::{
     answer::{Exam, Examinee, Nowhere, answered},
     config::{Config, load_run},
+    data::Asked,
     error::user_error,
     eval::{self, Item, comparison, read_items},
     run::{RunFolder, write_lines},
@@ -60,7 +61,7 @@ impl Run<'_> {
         let examinee =
             Examinee { policy: &self.policy, dir: model, text: &self.text, rubric: &self.rubric, config: self.config };
         tracing::info!("evaluating ({name})");
-        let exam = Exam { file: test, ablation: None, described: None, stop: self.stop };
+        let exam = Exam { asked: Asked::whole(test), stop: self.stop };
         let answers = examinee.answer(&exam, &mut Nowhere, &answered())?;
         if self.stop.requested() {
             return Ok(None);

@@ -201,12 +201,17 @@ fn a_comparison_that_is_stopped_goes_on_where_its_runs_were() {
     let mut command = program(&plan.args(&output, &seeds));
     let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let begun = Instant::now();
-    while std::fs::read_to_string(path.join("metrics.jsonl")).map_or(0, |text| text.lines().count()) == 0 {
-        assert!(begun.elapsed() < Duration::from_secs(120), "the run does not get on");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    let wait = |done: &dyn Fn() -> bool| {
+        while !done() {
+            assert!(begun.elapsed() < Duration::from_secs(120), "the run does not get on");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    // While the run is being prepared, which takes longer than to be told so.
+    wait(&|| path.with_extension("log").exists());
     let line = error(&plan.args(&output, &seeds), 2);
     assert!(line.contains("a comparison is under way there"), "{line}");
+    wait(&|| std::fs::read_to_string(path.join("metrics.jsonl")).is_ok_and(|text| text.contains('\n')));
     let kill = Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status().unwrap();
     assert!(kill.success());
     let ended = child.wait_with_output().unwrap();

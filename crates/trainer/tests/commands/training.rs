@@ -70,6 +70,26 @@ fn the_kl_term_is_measured_against_the_policy_that_training_began_with() {
 }
 
 #[test]
+fn how_a_step_is_cut_into_passes_changes_neither_its_loss_nor_its_gradient() {
+    let folder = tempfile::tempdir().unwrap();
+    let trained = |name: &str, tokens: &str, recompute: &str| {
+        let run = folder.path().join(name);
+        let settings = [tokens, recompute, "run.steps=2", "eval.at_ends=false"];
+        succeed(&train("grpo", &run, &settings).args());
+        ["loss", "grad_norm", "kl"].map(|metric| column(&run, metric)).concat()
+    };
+    let whole = trained("whole", "optim.pass_tokens=0", "optim.recompute=nothing");
+    assert!(whole.iter().any(|value| value.abs() > 1e-3), "{whole:?}");
+    // The largest holds a group, the smallest not even two completions.
+    for (name, tokens) in [("group", 300), ("some", 130), ("one", 1)] {
+        let cut = trained(name, &format!("optim.pass_tokens={tokens}"), "optim.recompute=layers");
+        for (found, expected) in cut.iter().zip(&whole) {
+            assert!((found - expected).abs() <= 1e-4 * expected.abs() + 1e-6, "{tokens}: {found} {expected}");
+        }
+    }
+}
+
+#[test]
 fn a_second_update_on_a_rollout_clips_what_a_single_one_cannot() {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("run");
