@@ -21,6 +21,11 @@ use crate::train::load_options;
 
 const TITLE: &str = "Gradient of the tokens that are singled out";
 
+/// Says how to get what takes the policy and a backward pass for each group.
+pub(super) fn not_asked_for() -> Analysis {
+    Analysis::missing(TITLE, "it takes the policy and backward passes: ask for it with --gradients N".into())
+}
+
 /// Takes the gradients of the last `args.gradients` recorded groups that have one.
 ///
 /// # Errors

@@ -44,9 +44,10 @@ pub fn run(args: &AnalyzeArgs) -> Result<()> {
     for reader in readers {
         analyses.push(reader.finish()?);
     }
-    if args.gradients > 0 {
-        analyses.push(gradients::analyze(&run, &rollouts, args)?);
-    }
+    analyses.push(match args.gradients {
+        0 => gradients::not_asked_for(),
+        _ => gradients::analyze(&run, &rollouts, args)?,
+    });
     let output = args.output.clone().unwrap_or_else(|| args.run.join("analysis"));
     report::write(&run, &analyses, &output)
 }

@@ -121,7 +121,8 @@ impl GroupReader for KeyTokens {
             let why = match self.lacking {
                 0 => format!("no group is recorded: {HOW_TO_RECORD}"),
                 _ => "the recorded groups do not say what the tokens' log-probs are with the video masked and its frames \
-                      shuffled (masked_logprobs, shuffled_logprobs): train with --algo video-ktr --set run.save_rollouts=N"
+                      shuffled (masked_logprobs, shuffled_logprobs): train with --algo video-ktr, all three algo.signals, and --set \
+                      run.save_rollouts=N"
                     .into(),
             };
             return Ok(Analysis::missing(TITLE, why));
