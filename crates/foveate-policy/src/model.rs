@@ -18,7 +18,7 @@ use crate::{
         text::TextModel,
         vision::VisionTower,
     },
-    weights::{Weights, no_shards, write_safetensors},
+    weights::{Weights, save_directory},
 };
 
 /// Which parameters receive gradients.
@@ -140,11 +140,7 @@ impl Vlm {
     /// [`PolicyError::File`] if something cannot be written, [`PolicyError::Config`] if the directory holds a checkpoint
     /// in shards: its index would hide what is saved here.
     pub fn save(&self, dir: &Path) -> Result<(), PolicyError> {
-        std::fs::create_dir_all(dir).map_err(PolicyError::file(dir))?;
-        no_shards(dir)?;
-        self.companions.write(dir)?;
-        let tensors = self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
-        write_safetensors(&dir.join("model.safetensors"), tensors)
+        save_directory(dir, &self.companions, &self.tensors)
     }
 
     /// Checks a prompt, gives its tokens their positions and, if the vision tower is frozen, computes the features of
@@ -241,20 +237,15 @@ impl Vlm {
     /// # Errors
     /// [`PolicyError::Prompt`] for no image, or images of several sizes.
     pub fn image_features(&self, images: &[Media]) -> Result<Tensor, PolicyError> {
-        const AT_ONCE: usize = 64;
         let Some(grid) = images.first().map(|image| image.patches().grid) else {
             return Err(PolicyError::Prompt("expected at least one image".into()));
         };
         if images.iter().any(|image| image.patches().grid != grid) {
             return Err(PolicyError::Prompt("expected images of one size".into()));
         }
-        let features = images.chunks(AT_ONCE).map(|images| {
-            let values: Vec<f32> = images.iter().flat_map(|image| image.patches().pixels.iter().copied()).collect();
-            let grid = [(images.len() * grid.t) as i64, grid.h as i64, grid.w as i64];
-            let pixels = Tensor::from_slice(&values).view([grid.iter().product(), -1]).to_device(self.device());
-            no_grad(|| self.vision.forward(&pixels, grid)).unflatten(0, [images.len() as i64, -1])
-        });
-        Ok(Tensor::cat(&features.collect::<Vec<_>>(), 0))
+        let patches: Vec<_> = images.iter().map(|image| image.patches().pixels.as_standard_layout()).collect();
+        let frames: Vec<&[f32]> = patches.iter().filter_map(|patches| patches.as_slice()).collect();
+        Ok(no_grad(|| self.vision.each_frame(&frames, [grid.h as i64, grid.w as i64], self.device())))
     }
 
     /// Features of media in order, `[merged patches, D]`.

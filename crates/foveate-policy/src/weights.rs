@@ -13,7 +13,7 @@ use safetensors::{Dtype, SafeTensorError, SafeTensors, tensor::TensorView};
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
-use crate::PolicyError;
+use crate::{PolicyError, companions::Companions};
 
 /// Bytes of the number before a safetensors header, which says how long that is.
 const HEADER_LENGTH: usize = 8;
@@ -52,6 +52,8 @@ struct Shared {
     source: Source,
     device: Device,
     kind: Kind,
+    /// Beginnings of the names of tensors that are random all the same, and the range of those.
+    anew: RefCell<(Vec<String>, f64)>,
     taken: RefCell<Vec<(String, Tensor)>>,
     differences: RefCell<Vec<String>>,
 }
@@ -118,6 +120,7 @@ impl Weights {
             source,
             device,
             kind,
+            anew: RefCell::default(),
             taken: RefCell::default(),
             differences: RefCell::default(),
         };
@@ -128,7 +131,11 @@ impl Weights {
     pub(crate) fn get(&self, name: &str, shape: &[i64], init: Init) -> Tensor {
         let shared = &self.shared;
         let name = (self / name).path;
+        let (anew, range) = &*shared.anew.borrow();
         let tensor = match &shared.source {
+            Source::Files(..) if anew.iter().any(|beginning| name.starts_with(beginning)) => {
+                initial(shape, init, *range)
+            }
             Source::Random { range } => initial(shape, init, *range),
             Source::Files(files, places) => match places.get(&name).map(|place| read(&files[place.file], place, &name))
             {
@@ -149,10 +156,9 @@ impl Weights {
         tensor
     }
 
-    /// The tensors handed out so far, by name.
-    pub(crate) fn handed_out(&self) -> Vec<(String, Tensor)> {
-        let taken = self.shared.taken.borrow();
-        taken.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect()
+    /// Tensors whose names begin so are random whatever the checkpoint holds, as in [`Weights::random`].
+    pub(crate) fn begin_anew(&self, names: &[String], range: f64) {
+        self.shared.anew.replace((names.to_vec(), range));
     }
 
     /// All tensors handed out, by name, if the checkpoint had them all; it may hold others.
@@ -203,13 +209,23 @@ fn released_name(name: &str) -> String {
     name.to_owned()
 }
 
-/// An error if the directory holds a checkpoint in shards, whose index would hide what is saved there.
-pub(crate) fn no_shards(dir: &Path) -> Result<(), PolicyError> {
+/// Saves a model's directory: its weights and the small files beside them.
+///
+/// # Errors
+/// [`PolicyError::File`] if something cannot be written, [`PolicyError::Config`] if the directory holds a checkpoint in
+/// shards: its index would hide what is saved here.
+pub(crate) fn save_directory(
+    dir: &Path,
+    companions: &Companions,
+    tensors: &[(String, Tensor)],
+) -> Result<(), PolicyError> {
+    std::fs::create_dir_all(dir).map_err(PolicyError::file(dir))?;
     let stale = dir.join(INDEX);
-    match stale.exists() {
-        true => Err(PolicyError::config(&stale, "expected no checkpoint in shards where a model is saved")),
-        false => Ok(()),
+    if stale.exists() {
+        return Err(PolicyError::config(&stale, "expected no checkpoint in shards where a model is saved"));
     }
+    companions.write(dir)?;
+    write_safetensors(&dir.join("model.safetensors"), tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)))
 }
 
 fn shards(dir: &Path) -> Result<Vec<PathBuf>, PolicyError> {

@@ -18,7 +18,7 @@ use crate::{
     config::Config,
     counterfactual::reordered,
     data::{Asked, Examples, Loader, LoaderOptions, LoaderState, Order, Prepared},
-    error::UserContext,
+    error::{UserContext, user_error},
     eval::Item,
     observe::mean_over_layers,
     run::{Progress, Stop},
@@ -57,8 +57,11 @@ impl Candidate {
     /// Loads a model's directory.
     ///
     /// # Errors
-    /// A user error: the model cannot be read, or a setting is wrong.
+    /// A user error: the model cannot be read, a setting is wrong, or the algorithm is not one of answers.
     pub fn load(dir: &Path, config: &Config) -> Result<Self> {
+        if config.algo.picks_frames() {
+            return Err(user_error("refocus answers no questions; --algo names an algorithm of tokens here"));
+        }
         let options = LoadOptions { trainable: Trainable::Nothing, ..load_options(config)? };
         Ok(Self {
             policy: Vlm::load(dir, &options).user()?,
@@ -248,8 +251,9 @@ pub fn judge(
     Ok(texts.into_iter().zip(rewards).collect())
 }
 
-/// What is reported beside the rubric's accuracy, where it applies: partial credit where several letters are right and
-/// whether all of them are named and no other, the overlap in time where the prompt asks for times and they are known, and the relative accuracy of numbers.
+/// What is reported beside the rubric's accuracy, where it applies: partial credit where several letters are right, and
+/// whether all of them are named and no other; the overlap in time where the prompt asks for times and they are known; and
+/// the relative accuracy of numbers.
 fn also(sample: &Prepared, completion: &str) -> BTreeMap<String, f32> {
     let gold = sample.example.gold();
     let asks_times = sample.asked.contains("<time>");

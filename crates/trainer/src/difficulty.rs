@@ -29,9 +29,6 @@ impl Difficulty {
     /// A user error: the model or the examples cannot be read, or a setting is wrong.
     pub fn measure(records: &Arc<Records>, model: &Path, args: &FilterArgs) -> Result<Self> {
         let config = resolve_plain(&args.settings.layers(args.algo.as_deref()))?;
-        if config.algo.picks_frames() {
-            return Err(user_error("refocus answers no questions; --algo names an algorithm of tokens here"));
-        }
         existing("--model", model)?;
         if args.samples == 0 || args.min_accuracy > args.max_accuracy {
             return Err(user_error("expected --samples of at least 1 and --min-accuracy of at most --max-accuracy"));

@@ -37,8 +37,7 @@ pub struct Item {
     #[serde(deserialize_with = "number_or_null")]
     pub reward: f32,
     /// Other scores where they apply: `soft` (partial credit of several letters), `strict` (1 if all of several letters are
-    /// named and no other), `iou` (of time spans), `relative` (mean
-    /// relative accuracy of a number).
+    /// named and no other), `iou` (of time spans), `relative` (mean relative accuracy of a number).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub scores: BTreeMap<String, f32>,
     /// Length of the completion in tokens.

@@ -31,20 +31,14 @@ pub(crate) struct MambaBackbone {
 }
 
 impl MambaBackbone {
-    /// The weights under `backbone.`; the last `fresh.1` layers from `fresh.0` instead.
-    pub(crate) fn new(weights: &Weights, fresh: Option<(&Weights, i64)>, config: &MambaConfig) -> Self {
+    /// The weights under `backbone.`.
+    pub(crate) fn new(weights: &Weights, config: &MambaConfig) -> Self {
         let weights = weights / "backbone";
         let shape = [config.vocab_size, config.hidden_size];
-        let layer = |index: i64| match fresh {
-            Some((fresh, count)) if index + count >= config.num_hidden_layers => {
-                Layer::new(&(fresh / "backbone" / "layers" / index), config)
-            }
-            _ => Layer::new(&(&weights / "layers" / index), config),
-        };
         Self {
             config: config.clone(),
             embeddings: (&weights / "embeddings").get("weight", &shape, Init::Normal),
-            layers: (0..config.num_hidden_layers).map(layer).collect(),
+            layers: (0..config.num_hidden_layers).map(|i| Layer::new(&(&weights / "layers" / i), config)).collect(),
             norm: RmsNorm::new(&(&weights / "norm_f"), config.hidden_size, config.layer_norm_epsilon),
         }
     }
@@ -100,7 +94,7 @@ impl Mamba {
     pub fn load(dir: &Path, device: Device, kind: Kind) -> Result<Self, PolicyError> {
         let config = MambaConfig::from_dir(dir)?;
         let weights = Weights::open(dir, device, kind)?;
-        let backbone = MambaBackbone::new(&weights, None, &config);
+        let backbone = MambaBackbone::new(&weights, &config);
         let shape = [config.vocab_size, config.hidden_size];
         let head = match config.tie_word_embeddings {
             true => backbone.embeddings.shallow_clone(),

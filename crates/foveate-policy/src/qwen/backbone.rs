@@ -21,11 +21,11 @@ pub(crate) struct TextBackbone {
 }
 
 impl TextBackbone {
-    /// The weights under `model.`; the last `fresh.1` layers from `fresh.0` instead.
-    pub(crate) fn new(weights: &Weights, fresh: Option<(&Weights, i64)>, config: &TextConfig) -> Self {
+    /// The weights under `model.`.
+    pub(crate) fn new(weights: &Weights, config: &TextConfig) -> Self {
         // Whatever head the model has is not read.
         let config = TextConfig { tie_word_embeddings: true, ..config.clone() };
-        let model = TextModel::with_fresh(weights, fresh, &config, AttentionMode::Fused);
+        let model = TextModel::new(weights, &config, AttentionMode::Fused);
         Self { config, model }
     }
 }

@@ -120,24 +120,10 @@ pub(crate) struct TextModel {
 
 impl TextModel {
     pub(crate) fn new(weights: &Weights, config: &TextConfig, mode: AttentionMode) -> Self {
-        Self::with_fresh(weights, None, config, mode)
-    }
-
-    /// The same with the last `fresh.1` layers from `fresh.0`.
-    pub(super) fn with_fresh(
-        weights: &Weights,
-        fresh: Option<(&Weights, i64)>,
-        config: &TextConfig,
-        mode: AttentionMode,
-    ) -> Self {
         let shape = [config.vocab_size, config.hidden_size];
         let model = weights / "model";
         let embed_tokens = (&model / "embed_tokens").get("weight", &shape, Init::Normal);
-        let source = |index: i64| match fresh {
-            Some((fresh, count)) if index + count >= config.num_hidden_layers => fresh / "model",
-            _ => model.clone(),
-        };
-        let layers = (0..config.num_hidden_layers).map(|i| Layer::new(&(source(i) / "layers" / i), config)).collect();
+        let layers = (0..config.num_hidden_layers).map(|i| Layer::new(&(&model / "layers" / i), config)).collect();
         let norm = RmsNorm::new(&(&model / "norm"), config.hidden_size, config.rms_norm_eps);
         let lm_head = (!config.tie_word_embeddings).then(|| (weights / "lm_head").get("weight", &shape, Init::Normal));
         Self { embed_tokens, layers, norm, lm_head, mode }

@@ -102,6 +102,19 @@ impl VisionTower {
         }
     }
 
+    /// Features of pictures of one size that nothing connects, a bounded number at a time: the patches of each, grid (1, h, w)
+    /// -> `[pictures, merged patches, D]`. The tower never looks from one temporal grid to another, so that pictures are as
+    /// good as the grids of a video.
+    pub(crate) fn each_frame(&self, frames: &[&[f32]], [h, w]: [i64; 2], device: Device) -> Tensor {
+        const AT_ONCE: usize = 64;
+        let features = frames.chunks(AT_ONCE).map(|frames| {
+            let count = frames.len() as i64;
+            let pixels = Tensor::from_slice(&frames.concat()).view([count * h * w, -1]).to_device(device);
+            self.forward(&pixels, [count, h, w]).unflatten(0, [count, -1])
+        });
+        Tensor::cat(&features.collect::<Vec<_>>(), 0)
+    }
+
     /// Features of one picture or video: patches `[N, patch dim]` in Qwen's order with their grid (t, h, w) ->
     /// `[N / merge^2, D]` in grid order.
     pub(crate) fn forward(&self, pixels: &Tensor, grid: [i64; 3]) -> Tensor {

@@ -85,11 +85,10 @@ impl SelectorConfig {
         Ok(Self { pool: file.pool, vision, backbone: backbone.map_err(|problem| format!("backbone: {problem}"))? })
     }
 
-    /// The backbone; its last layers from `fresh` if given.
-    fn backbone(&self, weights: &Weights, fresh: Option<(&Weights, i64)>) -> Box<dyn Backbone> {
+    fn backbone(&self, weights: &Weights) -> Box<dyn Backbone> {
         match &self.backbone {
-            BackboneConfig::Mamba(config) => Box::new(MambaBackbone::new(weights, fresh, config)),
-            BackboneConfig::Text(config) => Box::new(TextBackbone::new(weights, fresh, config)),
+            BackboneConfig::Mamba(config) => Box::new(MambaBackbone::new(weights, config)),
+            BackboneConfig::Text(config) => Box::new(TextBackbone::new(weights, config)),
         }
     }
 }
@@ -146,7 +145,7 @@ impl Selector {
         let config = SelectorConfig::new(&file).map_err(|problem| PolicyError::config(&path, problem))?;
         let weights = Weights::open(dir, options.device, options.kind)?;
         let vision = VisionTower::new(&weights, &config.vision);
-        let backbone = config.backbone(&weights, None);
+        let backbone = config.backbone(&weights);
         let heads = Heads::new(&weights, config.vision.out_hidden_size, backbone.width());
         let parts = Parts { vision, backbone, heads, tensors: weights.finish()? };
         Self::of(dir, config, Companions::read(dir)?, parts, options)
@@ -164,23 +163,25 @@ impl Selector {
         let config = SelectorConfig::new(&file).map_err(|problem| PolicyError::config(backbone, problem))?;
         tch::manual_seed(seed);
         let seen = Weights::open(tower, options.device, options.kind)?;
-        let range = match &config.backbone {
-            BackboneConfig::Mamba(config) => config.initializer_range,
-            BackboneConfig::Text(config) => config.initializer_range,
+        let (layers, depth, range) = match &config.backbone {
+            BackboneConfig::Mamba(c) => ("backbone.layers", c.num_hidden_layers, c.initializer_range),
+            BackboneConfig::Text(c) => ("model.layers", c.num_hidden_layers, c.initializer_range),
         };
+        let fresh: Vec<String> = (depth - FRESH.0..depth).map(|layer| format!("{layers}.{layer}.")).collect();
         let new = || Weights::random(backbone, options.device, options.kind, range);
         let read = if pretrained { Weights::open(backbone, options.device, options.kind)? } else { new() };
+        read.begin_anew(&fresh, range);
         let new = new();
         let vision = VisionTower::new(&seen, &config.vision);
-        let body = config.backbone(&read, Some((&new, FRESH.0)));
-        let norms = new.handed_out().into_iter().filter(|(name, _)| is_norm_of_layer(name));
-        norms.for_each(|(_, mut weight)| {
-            let _ = weight.fill_(FRESH.1);
-        });
+        let body = config.backbone(&read);
         let heads = Heads::new(&new, config.vision.out_hidden_size, body.width());
         let mut tensors = Vec::new();
         for part in [seen, read, new] {
             tensors.extend(part.finish_part()?);
+        }
+        let is_fresh = |name: &str| fresh.iter().any(|layer| name.starts_with(layer));
+        for (_, tensor) in tensors.iter_mut().filter(|(name, _)| is_fresh(name) && is_norm_of_layer(name)) {
+            let _ = tensor.fill_(FRESH.1);
         }
         let text =
             serde_json::to_vec_pretty(&file).map_err(|error| PolicyError::config(backbone, error.to_string()))?;
@@ -206,18 +207,8 @@ impl Selector {
         })?;
         let tokenizer = TextTokenizer::parse(&file, tokenizer)?;
         let features = RefCell::new(FeatureCache::new(options.feature_cache));
-        let selector = Self {
-            dir: dir.to_owned(),
-            config,
-            options: *options,
-            companions,
-            tokenizer,
-            vision,
-            features,
-            backbone,
-            heads,
-            tensors,
-        };
+        let selector =
+            Self { config, options: *options, companions, tokenizer, vision, features, backbone, heads, tensors };
         for (_, tensor) in selector.parameters() {
             let _ = tensor.set_requires_grad(true);
         }

@@ -17,7 +17,7 @@ mod pass;
 mod pick;
 
 use std::cell::RefCell;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use foveate_video::Patches;
 use tch::{Kind, Tensor, no_grad};
@@ -33,13 +33,12 @@ use crate::{
     features::FeatureCache,
     qwen::{Linear, vision::VisionTower, wide},
     text::TextTokenizer,
-    weights::{no_shards, write_safetensors},
+    weights::save_directory,
 };
 
 /// A frame selector.
 #[derive(Debug)]
 pub struct Selector {
-    dir: PathBuf,
     config: SelectorConfig,
     options: LoadOptions,
     companions: Companions,
@@ -50,9 +49,6 @@ pub struct Selector {
     heads: Heads,
     tensors: Vec<(String, Tensor)>,
 }
-
-/// Frames that go through the vision tower at a time.
-const AT_ONCE: i64 = 64;
 
 /// What stands between frames and backbone.
 #[derive(Debug)]
@@ -93,11 +89,6 @@ impl Selector {
         &self.config
     }
 
-    /// The directory that it came from.
-    pub fn dir(&self) -> &Path {
-        &self.dir
-    }
-
     /// Parameters that receive gradients, with their names in the checkpoint: all but the vision tower's.
     pub fn parameters(&self) -> impl Iterator<Item = &(String, Tensor)> {
         self.tensors.iter().filter(|(name, _)| !name.starts_with("visual."))
@@ -108,21 +99,12 @@ impl Selector {
         &self.tensors
     }
 
-    /// Whether a parameter is of the heads, the projector or the start token, which no checkpoint of a backbone has.
-    pub fn is_new(name: &str) -> bool {
-        name.starts_with("selector.")
-    }
-
     /// Saves a directory that [`Selector::load`] reads.
     ///
     /// # Errors
     /// [`PolicyError::File`] if something cannot be written.
     pub fn save(&self, dir: &Path) -> Result<(), PolicyError> {
-        std::fs::create_dir_all(dir).map_err(PolicyError::file(dir))?;
-        no_shards(dir)?;
-        self.companions.write(dir)?;
-        let tensors = self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
-        write_safetensors(&dir.join("model.safetensors"), tensors)
+        save_directory(dir, &self.companions, &self.tensors)
     }
 
     /// Makes a question about frames ready. `frames` holds one frame a temporal grid (each fills its grid alone);
@@ -170,14 +152,10 @@ impl Selector {
     /// Features of each frame, neighbouring tokens pooled: `[F, U, V]`.
     fn pooled(&self, frames: &Patches, [t, h, w]: [i64; 3]) -> Tensor {
         let merge = self.config.vision.spatial_merge_size;
-        let area = h * w * self.config.vision.patch_dim();
-        let values: Vec<f32> = frames.pixels.iter().copied().collect();
-        let seen = values.chunks((AT_ONCE * area) as usize).map(|values| {
-            let count = values.len() as i64 / area;
-            let pixels = Tensor::from_slice(values).view([count * h * w, -1]).to_device(self.options.device);
-            self.vision.forward(&pixels, [count, h, w])
-        });
-        let features = Tensor::cat(&seen.collect::<Vec<_>>(), 0);
+        let patches = frames.pixels.as_standard_layout();
+        let area = (h * w * self.config.vision.patch_dim()) as usize;
+        let apart: Vec<&[f32]> = patches.as_slice().unwrap_or_default().chunks(area).collect();
+        let features = self.vision.each_frame(&apart, [h, w], self.options.device);
         let pool = [self.config.pool; 2];
         let grid = features.view([t, h / merge, w / merge, -1]).permute([0, 3, 1, 2]);
         let pooled = wide(&grid).avg_pool2d(pool, pool, [0, 0], true, false, None).to_kind(features.kind());
@@ -204,16 +182,6 @@ impl Selector {
 }
 
 impl Heads {
-    /// Keys of frames, from what the backbone has read at their last tokens: `[F, D]` both.
-    fn keys(&self, frames: &Tensor) -> Tensor {
-        self.key.forward(frames)
-    }
-
-    /// Inputs that frames come back as: `[.., D]` both.
-    fn values(&self, frames: &Tensor) -> Tensor {
-        self.value.forward(frames)
-    }
-
     /// Logits of picks, `[.., F]`, from what was read last `[.., D]` and the frames' keys, -inf where `taken`.
     fn logits(&self, read: &Tensor, keys: &Tensor, taken: &Tensor, temperature: f64) -> Tensor {
         let width = keys.size()[1] as f64;

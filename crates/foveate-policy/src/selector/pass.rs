@@ -31,7 +31,7 @@ impl Selector {
         let (sets, turns) = picks.frames.size2().unwrap_or_default();
         let own = (turns > 1).then(|| {
             let read = prompt.hidden().set_requires_grad(true);
-            let values = self.heads.values(&read.squeeze_dim(0).index_select(0, &ends)); // [F, D]
+            let values = self.heads.value.forward(&read.squeeze_dim(0).index_select(0, &ends)); // [F, D]
             let frames = picks.frames.narrow(1, 0, turns - 1);
             let inputs = values.index_select(0, &frames.flatten(0, 1)).view([sets, turns - 1, -1]);
             let inputs = inputs.to_kind(embedded.kind());
@@ -64,7 +64,7 @@ impl PickPass<'_> {
     fn score(&self, prompt: &Tensor, picks: Option<&Tensor>) -> PickScores {
         let heads = &self.selector.heads;
         let prompt = prompt.squeeze_dim(0);
-        let keys = heads.keys(&prompt.index_select(0, &self.ends));
+        let keys = heads.key.forward(&prompt.index_select(0, &self.ends));
         let first = prompt.narrow(0, -1, 1).unsqueeze(0).expand([self.frames.size()[0], -1, -1], false); // [N, 1, D]
         let read = match picks {
             Some(picks) => Tensor::cat(&[&first, picks], 1),

@@ -103,7 +103,7 @@ impl Selector {
             let read = self.backbone.forward(&embedded, &mut states).squeeze_dim(0); // [P, D]
             let mut states: Vec<_> = states.iter().map(|state| expanded(state, sets)).collect();
             let at_frames = read.index_select(0, &ends);
-            let (keys, values) = (self.heads.keys(&at_frames), self.heads.values(&at_frames));
+            let (keys, values) = (self.heads.key.forward(&at_frames), self.heads.value.forward(&at_frames));
             let uniform: Vec<f32> = (0..params.sets as u64).flat_map(|set| seed.uniforms(set, params.picks)).collect();
             let uniform = Tensor::from_slice(&uniform).view([sets, -1]).to_device(self.options.device);
             let sampling = SamplingParams { temperature: params.temperature, ..SamplingParams::greedy(1) };

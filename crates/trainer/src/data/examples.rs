@@ -215,13 +215,17 @@ fn seen(example: &Example, media: &[Media]) -> Seen {
 }
 
 fn messages(turn: Turn, media: &[Media]) -> Vec<Message> {
-    let system = turn.system.map(|text| Message { role: "system".into(), content: vec![Content::Text(text)] });
     let shown = media.iter().map(|medium| match medium {
         Media::Video(_) => Content::Video,
         Media::Image(_) => Content::Image,
     });
-    let user = Message { role: "user".into(), content: shown.chain([Content::Text(turn.user)]).collect() };
-    system.into_iter().chain([user]).collect()
+    conversation(turn.system, shown.chain([Content::Text(turn.user)]).collect())
+}
+
+/// A user's turn, behind a system message if there is one.
+pub(crate) fn conversation(system: Option<String>, content: Vec<Content>) -> Vec<Message> {
+    let system = system.map(|text| Message { role: "system".into(), content: vec![Content::Text(text)] });
+    system.into_iter().chain([Message { role: "user".into(), content }]).collect()
 }
 
 impl Source for Examples {

@@ -8,6 +8,7 @@ mod sampler;
 
 pub use foveate_data::{Example, Medium, Records};
 
+pub(crate) use examples::conversation;
 pub use examples::{Asked, Examples, Prepared, Preparer, View};
 pub use loader::{BadExample, Batch, Loader, LoaderOptions, LoaderState, Source};
 pub use media::{Apart, Clip, MediaReader, Shown};

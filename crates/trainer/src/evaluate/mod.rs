@@ -14,7 +14,7 @@ use crate::answer::{Candidate, Exam, Examinee, answered};
 use crate::cli::{Ablation, EvalArgs};
 use crate::config::{Config, resolve_plain};
 use crate::data::Asked;
-use crate::error::{UserContext, existing, user_error};
+use crate::error::{UserContext, existing};
 use crate::eval::{Item, event, read_items, table};
 use crate::run::{Stop, write_lines};
 use begun::Begun;
@@ -35,9 +35,6 @@ pub fn run(args: &EvalArgs) -> Result<()> {
         return Err(anyhow::anyhow!("--model and --output are needed")).user();
     };
     let mut config = resolve_plain(&args.settings.layers(args.algo.as_deref()))?;
-    if config.algo.picks_frames() {
-        return Err(user_error("refocus answers no questions; --algo names an algorithm of tokens here"));
-    }
     config.data.test_format = args.benchmark.or(config.data.test_format);
     existing("--model", model)?;
     let file = args.data.as_deref().or(config.data.test.as_deref());

@@ -6,7 +6,7 @@ mod picks;
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use foveate_algo::{Algorithm, Credit, GroupShape, ScoredGroup, factors};
+use foveate_algo::{Algorithm, Credit, GroupShape, Objective, ScoredGroup, factors};
 use foveate_policy::{SurrogateInputs, surrogate_loss, write_safetensors};
 use tch::{Kind, Tensor};
 
@@ -69,7 +69,7 @@ pub fn explain(group: &RecordedGroup, algorithm: &dyn Algorithm) -> Result<BTree
     Ok(output)
 }
 
-/// The group's loss and its gradient at the log-probs.
+/// The loss of a group of tokens and its gradient at the log-probs.
 fn loss(
     group: &RecordedGroup,
     algorithm: &dyn Algorithm,
@@ -78,22 +78,43 @@ fn loss(
 ) -> Result<BTreeMap<String, Tensor>> {
     let objective = algorithm.objective();
     let per_token = |name: &str| anyhow::Ok(Tensor::try_from(&group.per_token(name, scored)?)?);
-    let factors = factors(&objective, &[GroupShape::of(scored, credit)]);
+    let recorded = Recorded {
+        logprobs: per_token("logprobs")?,
+        old: per_token("old_logprobs")?,
+        reference: (objective.kl_coef != 0.0).then(|| per_token("ref_logprobs")).transpose()?,
+        entropy: match objective.entropy_coef != 0.0 {
+            true => Some(Tensor::try_from(&group.entropy(&scored.mask)?)?),
+            false => None,
+        },
+    };
+    differentiated(&objective, scored, credit, recorded)
+}
+
+/// What a loss is formed of beside credit, `[G, T]` each.
+struct Recorded {
+    logprobs: Tensor,
+    old: Tensor,
+    reference: Option<Tensor>,
+    entropy: Option<Tensor>,
+}
+
+/// A group's loss and its gradient at the log-probs; a recorded group's entropy is a constant to them.
+fn differentiated(
+    objective: &Objective,
+    scored: &ScoredGroup,
+    credit: &Credit,
+    recorded: Recorded,
+) -> Result<BTreeMap<String, Tensor>> {
+    let factors = factors(objective, &[GroupShape::of(scored, credit)]);
     let flags: Vec<bool> = scored.mask.iter().copied().collect();
     let shape = [scored.mask.nrows() as i64, scored.mask.ncols() as i64];
-    let logprobs = per_token("logprobs")?.set_requires_grad(true);
-    let reference = (objective.kl_coef != 0.0).then(|| per_token("ref_logprobs")).transpose()?;
-    // The gradient is taken at the log-probs; a recorded group's entropy is a constant to them.
-    let entropy = match objective.entropy_coef != 0.0 {
-        true => Some(Tensor::try_from(&group.entropy(&scored.mask)?)?),
-        false => None,
-    };
+    let logprobs = recorded.logprobs.set_requires_grad(true);
     let surrogate = surrogate_loss(&SurrogateInputs {
-        objective: &objective,
+        objective,
         logprobs: &logprobs,
-        old_logprobs: &per_token("old_logprobs")?,
-        ref_logprobs: reference.as_ref(),
-        entropy: entropy.as_ref(),
+        old_logprobs: &recorded.old,
+        ref_logprobs: recorded.reference.as_ref(),
+        entropy: recorded.entropy.as_ref(),
         advantages: &Tensor::try_from(&credit.advantages)?,
         weights: &Tensor::try_from(&credit.weights)?,
         factors: &Tensor::try_from(factors.first().context("no factors")?)?,

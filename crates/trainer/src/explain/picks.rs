@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
-use foveate_algo::{Algorithm, GroupShape, MediaKind, Observations, ScoredGroup, factors};
-use foveate_policy::{PickScores, SurrogateInputs, surrogate_loss};
+use foveate_algo::{Algorithm, MediaKind, Observations, ScoredGroup};
+use foveate_policy::PickScores;
 use foveate_reward::margin;
 use ndarray::{Array1, Array2, Ix2, Ix3};
 use tch::{Kind, Tensor};
 
+use super::{Recorded, differentiated};
 use crate::figures::Table;
 use crate::recorded::RecordedGroup;
 
@@ -46,32 +47,20 @@ pub(super) fn explain(group: &RecordedGroup, algorithm: &dyn Algorithm) -> Resul
         media: MediaKind::Video,
     };
     let credit = algorithm.credit(&scored, &Observations::default())?;
-    let objective = algorithm.objective();
-    let shares = factors(&objective, &[GroupShape::of(&scored, &credit)]);
     let [logits, picked] = [Tensor::try_from(&logits)?, Tensor::try_from(&picked)?.to_kind(Kind::Int64)];
     let seen = PickScores::of(&logits, &picked);
-    let [old, new] = [Tensor::try_from(&old)?, Tensor::try_from(&new)?];
-    let new = new.set_requires_grad(true);
-    let loss = surrogate_loss(&SurrogateInputs {
-        objective: &objective,
-        logprobs: &new,
-        old_logprobs: &old,
-        ref_logprobs: None,
-        entropy: Some(&seen.entropy),
-        advantages: &Tensor::try_from(&credit.advantages)?,
-        weights: &Tensor::try_from(&credit.weights)?,
-        factors: &Tensor::try_from(shares.first().context("no factors")?)?,
-        mask: &new.ones_like().to_kind(Kind::Bool),
-    });
-    loss.loss.backward();
-    Ok(BTreeMap::from([
-        ("rewards".to_owned(), Tensor::try_from(&rewards)?),
-        ("advantages".to_owned(), Tensor::try_from(&credit.advantages)?),
-        ("probability".to_owned(), seen.logprobs.exp()),
-        ("entropy".to_owned(), seen.entropy),
-        ("loss".to_owned(), loss.loss.detach().view([1])),
-        ("grad_logprobs".to_owned(), new.grad()),
-    ]))
+    let recorded = Recorded {
+        logprobs: Tensor::try_from(&new)?,
+        old: Tensor::try_from(&old)?,
+        reference: None,
+        entropy: Some(seen.entropy.shallow_clone()),
+    };
+    let mut output = differentiated(&algorithm.objective(), &scored, &credit, recorded)?;
+    output.insert("rewards".into(), Tensor::try_from(&rewards)?);
+    output.insert("advantages".into(), Tensor::try_from(&credit.advantages)?);
+    output.insert("probability".into(), seen.logprobs.exp());
+    output.insert("entropy".into(), seen.entropy);
+    Ok(output)
 }
 
 /// The margin of each set's option logits, `[N]`.

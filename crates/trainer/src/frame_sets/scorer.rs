@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use foveate_data::{Prompts, letter};
 use foveate_policy::{
-    Completions, Content, Encoded, LoadOptions, Media, Message, Prompt, Segment, TextProcessor, Trainable, Vlm,
+    Completions, Content, Encoded, LoadOptions, Media, Prompt, Segment, TextProcessor, Trainable, Vlm,
 };
 use foveate_reward::margin;
 use ndarray::{Array1, Array2};
@@ -14,6 +14,7 @@ use tch::{Kind, Tensor};
 
 use super::Framed;
 use crate::config::{Config, ScorerTable, prompts};
+use crate::data::conversation;
 use crate::error::UserContext;
 use crate::step::array2;
 use crate::train::load_options;
@@ -94,7 +95,6 @@ impl FrameScorer {
         let frames: Vec<Media> = set.iter().map(|frame| framed.frames[*frame].clone()).collect();
         let shown = foveate_data::Seen { duration: framed.duration, frames: frames.len() };
         let turn = self.prompts.fill(&framed.example, shown)?;
-        let system = turn.system.map(|text| Message { role: "system".into(), content: vec![Content::Text(text)] });
         let mut content = Vec::new();
         let (label, end) = (&self.table.frame_label, if self.table.frame_label.is_empty() { "" } else { "\n" });
         for number in 1..=frames.len() {
@@ -104,7 +104,7 @@ impl FrameScorer {
             content.push(Content::Image);
         }
         content.push(Content::Text(format!("{end}{}", turn.user)));
-        let messages: Vec<_> = system.into_iter().chain([Message { role: "user".into(), content }]).collect();
+        let messages = conversation(turn.system, content);
         let Prompt { mut ids, media } = self.text.prompt(&messages, frames)?;
         ids.extend(&self.prefix);
         Ok(self.model.encode_with(&Prompt { ids, media }, Some(seen.features(&set)))?)

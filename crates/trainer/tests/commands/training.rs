@@ -92,12 +92,15 @@ fn how_a_step_is_cut_into_passes_changes_neither_its_loss_nor_its_gradient() {
 #[test]
 fn a_second_update_on_a_rollout_clips_what_a_single_one_cannot() {
     let folder = tempfile::tempdir().unwrap();
-    let run = folder.path().join("run");
-    let settings = ["optim.updates_per_rollout=2", "optim.lr=2e-2", "run.steps=3", "eval.at_ends=false"];
-    succeed(&train("appo", &run, &settings).args());
-    let clipped = column(&run, "clip_ratio/region_mean");
-    assert!(clipped.iter().all(|share| (0.0..=1.0).contains(share)), "{clipped:?}");
-    assert!(clipped.iter().any(|share| *share > 0.0), "{clipped:?}");
+    for minibatches in ["optim.minibatches=1", "optim.minibatches=2"] {
+        let run = folder.path().join(minibatches);
+        let settings =
+            [minibatches, "optim.updates_per_rollout=2", "optim.lr=2e-2", "run.steps=3", "eval.at_ends=false"];
+        succeed(&train("appo", &run, &settings).args());
+        let clipped = column(&run, "clip_ratio/region_mean");
+        assert!(clipped.iter().all(|share| (0.0..=1.0).contains(share)), "{clipped:?}");
+        assert!(clipped.iter().any(|share| *share > 0.0), "{clipped:?}");
+    }
     assert_eq!(column(undisturbed(), "clip_ratio/region_mean"), [0.0; STEPS as usize]);
 }
 
