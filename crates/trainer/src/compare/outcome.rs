@@ -122,7 +122,7 @@ pub(super) fn extra(config: &Config) -> Result<String> {
     if needs.contrast {
         parts.push(format!("{} contrast completions", config.rollout.completions / 2));
     }
-    if let Some(refills) = algorithm.max_refills() {
+    if let Some(refills @ 1..) = algorithm.max_refills() {
         parts.push(format!("up to {refills} refills"));
     }
     match config.optim.updates_per_rollout {
