@@ -13,9 +13,13 @@ train-appo *args:
 train-grpo *args:
     cargo run -p trainer -- --algo grpo "$@"
 
-# the same with any algorithm: grpo, dapo, t-grpo, tw-grpo, video-ktr, dr-grpo, gspo
+# the same with any algorithm: grpo, dapo, t-grpo, tw-grpo, video-ktr, dr-grpo, gspo, refocus
 train name *args:
     cargo run -p trainer -- --algo "$@"
+
+# train a frame selector with ReFoCUS on long scenes, and evaluate it before and after; takes trainer's options
+train-refocus *args:
+    cargo run -p trainer -- --algo refocus "$@"
 
 # train every algorithm with three seeds and compare them in docs/results/demo.md; takes trainer compare's options
 compare *args:
@@ -38,6 +42,10 @@ scenes:
 # make data/tiny-vlm, the embedded model, from random weights
 make-tiny-vlm:
     scripts/make-tiny-vlm
+
+# make data/tiny-scorer, the embedded model that answers from sets of frames, from data/tiny-vlm
+make-tiny-scorer:
+    scripts/make-tiny-scorer
 
 # time and memory of a step's work on random weights; takes trainer bench's options
 bench *args:

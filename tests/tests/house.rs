@@ -62,8 +62,9 @@ fn names() -> Vec<String> {
     names
 }
 
-/// The one that picks frames: it trains no policy of tokens, so that it is neither compared with the others nor part of
-/// the embedded default. Its gradients are held to finite differences in `tests/policy/selector.rs` of foveate-policy.
+/// The one that picks frames: it trains no policy of tokens, so that it is not compared with the others. It is trained in
+/// `tests/commands/picks.rs` of trainer, its gradients are held to finite differences in `tests/policy/selector.rs` of
+/// foveate-policy.
 const PICKS: &str = "refocus";
 
 /// The algorithm that the configuration `name` sets up.
@@ -138,8 +139,7 @@ fn every_name_that_algo_takes_has_its_source_its_configurations_its_page_and_a_r
         assert!(NAMES.contains(&method(name).as_str()), "configs/{name}.toml is of no known algorithm");
         assert!(recorded.contains(name), "no recorded case of {name}");
     }
-    let demo = format!("configs/demo/{PICKS}.toml");
-    let files = names.iter().flat_map(|name| algorithm_files(name)).filter(|file| *file != demo);
+    let files = names.iter().flat_map(|name| algorithm_files(name));
     let missing: Vec<_> = files.filter(|file| !root().join(file).is_file()).collect();
     assert!(missing.is_empty(), "{missing:#?}");
 }
@@ -161,7 +161,7 @@ fn every_name_that_algo_takes_is_compared_trained_and_held_to_finite_differences
 #[test]
 fn every_algorithm_page_and_demo_configuration_belongs_to_a_name() {
     /// What the demo has besides the algorithms' files.
-    const OTHERS: &[&str] = &["base", "sft", "sft-lookup", "sft-vision"];
+    const OTHERS: &[&str] = &["base", "sft", "sft-lookup", "sft-vision", "sft-scorer", "sft-scorer-few"];
     let names = names();
     for (folder, suffix) in [("configs/demo", ".toml"), ("docs/algorithms", ".md")] {
         for entry in fs::read_dir(root().join(folder)).unwrap() {

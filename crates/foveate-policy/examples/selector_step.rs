@@ -60,8 +60,12 @@ fn measure(tower: &Path, text: bool, frames: usize) -> Result<(f64, f64), Box<dy
     let selector = Selector::begin(&origin, &LoadOptions { feature_cache: 0, ..LoadOptions::default() })?;
     let vision = &selector.config().vision;
     let (side, width) = (2 * vision.spatial_merge_size as usize, vision.patch_dim() as usize);
-    let pixels = Array2::from_shape_fn((frames * side * side, width), |(i, j)| ((i * width + j) as f32 * 0.731).sin());
-    let patches = Patches::new(pixels, Grid { t: frames, h: side, w: side }, 0.0);
+    let frame = |number: usize| {
+        let value = |(i, j)| (((number * side * side + i) * width + j) as f32 * 0.731).sin();
+        Patches::new(Array2::from_shape_fn((side * side, width), value), Grid { t: 1, h: side, w: side }, 0.0)
+    };
+    let patches: Vec<_> = (0..frames).map(frame).collect();
+    let patches: Vec<_> = patches.iter().collect();
     let params = PickParams { sets: 16, picks: 8, temperature: 1.0 };
     let before = peak_mib()?;
     let mut seconds = Vec::new();

@@ -17,7 +17,7 @@ use crate::qwen::push;
 pub(crate) type State = [Tensor; 2];
 
 /// A causal sequence model.
-pub(crate) trait Backbone: Debug {
+pub(crate) trait Backbone: Debug + Send {
     /// Hidden size, D.
     fn width(&self) -> i64;
 

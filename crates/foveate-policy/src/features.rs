@@ -31,6 +31,24 @@ impl FeatureCache {
         self.0.insert(fingerprint, features.shallow_clone());
         features
     }
+
+    /// The same of many: `compute` is given the places of those that are not kept, and gives theirs in this order.
+    pub(crate) fn get_all(
+        &mut self,
+        fingerprints: &[[u8; 32]],
+        compute: impl FnOnce(&[usize]) -> Vec<Tensor>,
+    ) -> Vec<Tensor> {
+        let kept = |fingerprint| self.0.get(fingerprint).map(Tensor::shallow_clone);
+        let mut found: Vec<Option<Tensor>> = fingerprints.iter().map(kept).collect();
+        let missing: Vec<usize> = (0..found.len()).filter(|place| found[*place].is_none()).collect();
+        if !missing.is_empty() {
+            for (place, features) in missing.iter().zip(compute(&missing)) {
+                self.0.insert(fingerprints[*place], features.shallow_clone());
+                found[*place] = Some(features);
+            }
+        }
+        found.into_iter().flatten().collect()
+    }
 }
 
 #[cfg(test)]
@@ -57,6 +75,19 @@ mod tests {
         }
         assert_eq!(cache.0.weight(), 24);
         assert!((6..10).contains(&computed), "{computed}");
+    }
+
+    #[test]
+    fn of_many_those_are_computed_that_are_not_kept() {
+        let mut cache = FeatureCache::new(1024);
+        let _ = cache.get_or([2; 32], || features(2));
+        let names = [1, 2, 3].map(|name| [name; 32]);
+        let found = cache.get_all(&names, |missing| {
+            assert_eq!(missing, [0, 2]);
+            missing.iter().map(|place| features(names[*place][0])).collect()
+        });
+        assert_eq!(found, [features(1), features(2), features(3)]);
+        assert_eq!(cache.get_all(&names, |_| panic!("all are kept")).len(), 3);
     }
 
     #[test]

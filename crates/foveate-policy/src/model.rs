@@ -243,9 +243,18 @@ impl Vlm {
         if images.iter().any(|image| image.patches().grid != grid) {
             return Err(PolicyError::Prompt("expected images of one size".into()));
         }
-        let patches: Vec<_> = images.iter().map(|image| image.patches().pixels.as_standard_layout()).collect();
-        let frames: Vec<&[f32]> = patches.iter().filter_map(|patches| patches.as_slice()).collect();
-        Ok(no_grad(|| self.vision.each_frame(&frames, [grid.h as i64, grid.w as i64], self.device())))
+        let compute = |images: &[&Media]| {
+            let patches: Vec<_> = images.iter().map(|image| image.patches().pixels.as_standard_layout()).collect();
+            let frames: Vec<&[f32]> = patches.iter().filter_map(|patches| patches.as_slice()).collect();
+            no_grad(|| self.vision.each_frame(&frames, [grid.h as i64, grid.w as i64], self.device()))
+        };
+        let names: Vec<_> = images.iter().map(|image| image.patches().fingerprint()).collect();
+        let features = self.features.borrow_mut().get_all(&names, |missing| {
+            let missing: Vec<_> = missing.iter().map(|place| &images[*place]).collect();
+            // Copies: what is kept of one image must not hold those of all others.
+            compute(&missing).unbind(0).iter().map(Tensor::copy).collect()
+        });
+        Ok(Tensor::stack(&features, 0))
     }
 
     /// Features of media in order, `[merged patches, D]`.

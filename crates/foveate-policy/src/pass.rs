@@ -171,6 +171,7 @@ impl Vlm {
         let behind = rows.iter().all(|row| *row >= last);
         let rows = Tensor::from_slice(rows).to_device(device);
         let hidden = (!behind).then(|| columns.unsqueeze(0).gt_tensor(&rows.unsqueeze(1)));
-        Some(FrameProbe { rows, columns, frames, hidden })
+        let length = FrameProbe::length(&prompt.video_frames, prompt.frames);
+        Some(FrameProbe { rows, columns, frames, length, hidden })
     }
 }

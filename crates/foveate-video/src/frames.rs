@@ -18,6 +18,19 @@ pub struct Frames {
     pub duration: f64,
 }
 
+impl Frames {
+    /// Some of these frames, by their places among them; those that there are not are left out.
+    pub fn only(&self, places: &[usize]) -> Self {
+        let places: Vec<usize> = places.iter().copied().filter(|place| *place < self.images.len()).collect();
+        Self {
+            images: places.iter().map(|place| self.images[*place].clone()).collect(),
+            indices: places.iter().map(|place| self.indices[*place]).collect(),
+            times: places.iter().map(|place| self.times[*place]).collect(),
+            ..*self
+        }
+    }
+}
+
 /// Bounds on decoding one video, so that a bad file cannot hold a run up or eat its memory.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

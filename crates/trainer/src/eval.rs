@@ -37,7 +37,8 @@ pub struct Item {
     #[serde(deserialize_with = "number_or_null")]
     pub reward: f32,
     /// Other scores where they apply: `soft` (partial credit of several letters), `strict` (1 if all of several letters are
-    /// named and no other), `iou` (of time spans), `relative` (mean relative accuracy of a number).
+    /// named and no other), `iou` (of time spans), `relative` (mean relative accuracy of a number); of a selector `uniform`
+    /// (accuracy from as many frames at equal distances).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub scores: BTreeMap<String, f32>,
     /// Length of the completion in tokens.
@@ -168,8 +169,9 @@ pub fn table(items: &[Item]) -> String {
 }
 
 /// The scores beside the accuracy, each over the items that have it.
-fn others(items: &[Item]) -> String {
+pub(crate) fn others(items: &[Item]) -> String {
     let known = [
+        ("uniform", "accuracy from as many frames at equal distances"),
         ("soft", "soft accuracy of several letters"),
         ("strict", "strict accuracy of several letters"),
         ("iou", "mean temporal IoU"),

@@ -4,31 +4,12 @@ use foveate_algo::Credit;
 use foveate_policy::Rollout;
 
 use crate::{
-    data::BadExample,
     draw::{Drawn, Group, Scores},
     run::{CompletionLine, StepMetrics},
     stats::{EventAttention, event_attention, sample_deviation},
     step::Stepped,
+    update::Updated,
 };
-
-/// What a step's metrics need beyond the step itself.
-#[derive(Debug, Clone, Copy)]
-pub struct StepFacts<'a> {
-    /// The step, counted from 1.
-    pub step: u64,
-    /// The algorithm, after which its own metrics are named.
-    pub algorithm: &'static str,
-    /// Tokens of prompts and completions that the whole run trained on, this step's included.
-    pub num_tokens: u64,
-    /// Bad examples named in this step.
-    pub bad: &'a [BadExample],
-    /// Bad examples of the run so far.
-    pub bad_total: usize,
-    /// Seconds spent waiting for examples.
-    pub data_wait: f64,
-    /// Seconds of the whole step.
-    pub step_time: f64,
-}
 
 /// Tokens of a step's prompts and completions; each completion counts its prompt once.
 pub fn tokens(groups: &[Group]) -> u64 {
@@ -39,41 +20,37 @@ pub fn tokens(groups: &[Group]) -> u64 {
     groups.iter().map(|group| group_tokens(group) as u64).sum()
 }
 
-/// The metrics of a step.
-pub fn metrics(stepped: &Stepped, facts: &StepFacts<'_>) -> StepMetrics {
-    let mut metrics = StepMetrics::new(facts.step);
+/// The metrics of a step, counted from 1; the algorithm's own are named after it.
+pub fn metrics(stepped: &Stepped, step: u64, algorithm: &str) -> StepMetrics {
+    let mut metrics = StepMetrics::new(step);
     let scores: Vec<&Scores> = stepped.drawn.all_scores().collect();
     rewards(&mut metrics, &scores);
     lengths(&mut metrics, &scores);
     prompts(&mut metrics, &stepped.drawn.groups);
     refills(&mut metrics, &stepped.drawn);
     let updated = &stepped.updated;
-    metrics.push("loss", updated.loss);
-    metrics.push("grad_norm", updated.grad_norm);
-    metrics.push("learning_rate", updated.learning_rate);
+    optimization(&mut metrics, updated);
     metrics.push("entropy", entropy(stepped));
     if let Some(kl) = updated.kl {
         metrics.push("kl", kl);
     }
+    event(&mut metrics, stepped);
+    details(&mut metrics, algorithm, &stepped.credit);
+    for (name, seconds) in &stepped.seconds {
+        metrics.push(name, *seconds);
+    }
+    metrics
+}
+
+/// What every policy's optimizer did.
+pub(crate) fn optimization(metrics: &mut StepMetrics, updated: &Updated) {
+    metrics.push("loss", updated.loss);
+    metrics.push("grad_norm", updated.grad_norm);
+    metrics.push("learning_rate", updated.learning_rate);
     metrics.push("clip_ratio/low_mean", updated.clipped[0]);
     metrics.push("clip_ratio/high_mean", updated.clipped[1]);
     metrics.push("clip_ratio/region_mean", updated.clipped[0] + updated.clipped[1]);
     metrics.push("sampling/logp_difference_mean", updated.sampling_gap);
-    event(&mut metrics, stepped);
-    details(&mut metrics, facts.algorithm, &stepped.credit);
-    metrics.push("num_tokens", facts.num_tokens as f64);
-    metrics.push_count("data/skipped", facts.bad.len() as u64);
-    metrics.push_count("data/skipped_total", facts.bad_total as u64);
-    if !facts.bad.is_empty() {
-        let names = facts.bad.iter().map(|bad| bad.name.clone()).collect();
-        metrics.push_value("data/skipped_names", names);
-    }
-    metrics.push("timing/data_wait", facts.data_wait);
-    for (name, seconds) in &stepped.seconds {
-        metrics.push(name, *seconds);
-    }
-    metrics.push("step_time", facts.step_time);
-    metrics
 }
 
 fn rewards(metrics: &mut StepMetrics, scores: &[&Scores]) {

@@ -19,7 +19,6 @@ const GIB: f64 = (1u64 << 30) as f64;
 pub fn describe(resolved: &Resolved) -> Result<String> {
     let config = &resolved.config;
     let path = config.model.path.as_deref().context("model.path is not given").user()?;
-    let model = ModelConfig::from_dir(path).user()?;
     let mut tokens = Tokens::most(config, path)?;
     let mut text = config.to_toml()?;
     text.push_str("\n# data\n");
@@ -35,7 +34,12 @@ pub fn describe(resolved: &Resolved) -> Result<String> {
     }
     let _ = writeln!(text, "at most {} video tokens per example", tokens.video);
     text.push_str("\n# plan\n");
+    if config.algo.picks_frames() {
+        text.push_str(&plan_of_picks(config));
+        return Ok(text);
+    }
     text.push_str(&plan(config));
+    let model = ModelConfig::from_dir(path).user()?;
     text.push_str("\n# memory, about\n");
     text.push_str(&Memory::estimate(config, &model, &tokens)?.table());
     Ok(text)
@@ -62,6 +66,22 @@ fn plan(config: &Config) -> String {
             0 => "all tokens".to_owned(),
             tokens => format!("at most {tokens} tokens"),
         },
+    )
+}
+
+fn plan_of_picks(config: &Config) -> String {
+    let (rollout, selector) = (&config.rollout, &config.selector);
+    let picks: Vec<String> = selector.picks.iter().map(usize::to_string).collect();
+    format!(
+        "{} on {}: {} steps of {} questions x {} sets of {} frames; {} optimizer step(s) per rollout\n\
+         (memory is estimated for policies of tokens only)\n",
+        config.name(),
+        config.model.device,
+        config.run.steps,
+        rollout.prompts_per_step,
+        rollout.completions,
+        picks.join(", then "),
+        config.optim.updates_per_rollout * config.optim.minibatches.min(rollout.prompts_per_step),
     )
 }
 

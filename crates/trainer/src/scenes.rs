@@ -1,6 +1,6 @@
 //! `trainer data scenes`, and the scenes of the embedded default, which are rendered on first use.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 #[cfg(feature = "decode")]
 use std::sync::{Mutex, PoisonError};
 
@@ -8,10 +8,12 @@ use anyhow::Result;
 #[cfg(not(feature = "decode"))]
 use anyhow::bail;
 #[cfg(feature = "decode")]
-use foveate_video::scenes::write;
-use foveate_video::scenes::{KindWeights, SceneSpec, Split, write_lookup};
+use foveate_video::VideoError;
+use foveate_video::scenes::{KindWeights, LongSpec, SceneSpec, Split, write_lookup};
+#[cfg(feature = "decode")]
+use foveate_video::scenes::{Written, write, write_long};
 
-use crate::cli::ScenesArgs;
+use crate::cli::{FrameRange, ScenesArgs};
 use crate::config::Demo;
 #[cfg(feature = "decode")]
 use crate::run::Progress;
@@ -20,6 +22,10 @@ use crate::run::Progress;
 pub(crate) const TRAIN: usize = 4096;
 /// Held-out scenes.
 pub(crate) const TEST: usize = 500;
+/// Long scenes to train on, and held-out ones, with two questions each; and their frames.
+const LONG_TRAIN: usize = 1024;
+const LONG_TEST: usize = 200;
+const LONG_FRAMES: usize = 64;
 
 /// Renders what is asked for and says where it is.
 ///
@@ -28,8 +34,13 @@ pub(crate) const TEST: usize = 500;
 pub fn run(args: &ScenesArgs) -> Result<()> {
     let sets = [(Split::Train, args.train), (Split::Test, args.test), (Split::Sft, args.sft)];
     for (split, count) in sets {
-        if count > 0 {
-            render(&args.output, &spec(args.seed, split, count))?;
+        match &args.long {
+            _ if count == 0 => {}
+            None => render(&args.output, &spec(args.seed, split, count))?,
+            Some(FrameRange(frames)) => {
+                let spec = LongSpec { seed: args.seed, count, split, frames: *frames, depth: args.depth };
+                render_long(&args.output, &spec)?;
+            }
         }
     }
     if args.lookup > 0 {
@@ -44,10 +55,28 @@ pub fn run(args: &ScenesArgs) -> Result<()> {
 /// # Errors
 /// They cannot be encoded or written.
 pub fn ensure(demo: &Demo) -> Result<()> {
+    if demo.is_long() {
+        for (split, count) in [(Split::Train, LONG_TRAIN), (Split::Test, LONG_TEST)] {
+            let spec = LongSpec { seed: 0, count, split, frames: [LONG_FRAMES; 2], depth: None };
+            render_long(&demo.scenes(), &spec)?;
+        }
+        return Ok(());
+    }
     for (split, count) in [(Split::Train, TRAIN), (Split::Test, TEST)] {
         render(&demo.scenes(), &spec(0, split, count))?;
     }
     Ok(())
+}
+
+/// The file of `count` questions about long scenes of so many frames whose event lies at that depth; they are rendered if
+/// they are not there.
+///
+/// # Errors
+/// They cannot be encoded or written.
+pub(crate) fn haystack(folder: &Path, frames: usize, depth: f64, count: usize) -> Result<PathBuf> {
+    let folder = folder.join(format!("{frames}-{:.0}", 100.0 * depth));
+    render_long(&folder, &LongSpec { seed: 1, count, split: Split::Test, frames: [frames; 2], depth: Some(depth) })?;
+    Ok(folder.join(format!("{}.jsonl", Split::Test.word())))
 }
 
 fn spec(seed: u64, split: Split, count: usize) -> SceneSpec {
@@ -60,21 +89,45 @@ fn spec(seed: u64, split: Split, count: usize) -> SceneSpec {
 
 #[cfg(feature = "decode")]
 fn render(folder: &Path, spec: &SceneSpec) -> Result<()> {
-    let progress = Mutex::new(Progress::start(0, spec.count as u64));
-    let split = spec.split.word();
-    let written = write(folder, spec, &|done| {
+    shown(spec.split, spec.count, &|each| write(folder, spec, each))
+}
+
+#[cfg(feature = "decode")]
+fn render_long(folder: &Path, spec: &LongSpec) -> Result<()> {
+    shown(spec.split, spec.count, &|each| write_long(folder, spec, each))
+}
+
+/// A writer of a set of scenes, which tells how many are done.
+#[cfg(feature = "decode")]
+type Writer<'a> = &'a dyn Fn(&(dyn Fn(usize) + Sync)) -> Result<Written, VideoError>;
+
+#[cfg(feature = "decode")]
+fn shown(split: Split, count: usize, write: Writer<'_>) -> Result<()> {
+    let progress = Mutex::new(Progress::start(0, count as u64));
+    let split = split.word();
+    let written = write(&|done| {
         let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
         progress.at(done as u64, &format!("scenes rendered ({split})"));
     })?;
     progress.into_inner().unwrap_or_else(PoisonError::into_inner).finish();
     let how = if written.reused { "there already" } else { "rendered" };
-    tracing::info!("{}: {} scenes, {how}", written.records.display(), spec.count);
+    tracing::info!("{}: {count} scenes, {how}", written.records.display());
     Ok(())
 }
 
 #[cfg(not(feature = "decode"))]
 fn render(folder: &Path, spec: &SceneSpec) -> Result<()> {
-    let records = folder.join(format!("{}.jsonl", spec.split.word()));
+    there(folder, spec.split)
+}
+
+#[cfg(not(feature = "decode"))]
+fn render_long(folder: &Path, spec: &LongSpec) -> Result<()> {
+    there(folder, spec.split)
+}
+
+#[cfg(not(feature = "decode"))]
+fn there(folder: &Path, split: Split) -> Result<()> {
+    let records = folder.join(format!("{}.jsonl", split.word()));
     if records.is_file() {
         return Ok(());
     }

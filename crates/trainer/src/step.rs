@@ -76,7 +76,7 @@ impl Stepper<'_> {
         }
         let work = Work { groups: &drawn.groups, scores: &drawn.scores, seen: &seen, credit: &credit };
         let updated = clock.time("timing/update", || updater.update(self, step, work, opened))?;
-        Ok(Stepped { drawn, seen, credit, updated, seconds: clock.laps })
+        Ok(Stepped { drawn, seen, credit, updated, seconds: clock.laps() })
     }
 
     /// The head over the distribution that is sampled from.
@@ -98,6 +98,11 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
+    /// The sums.
+    pub(crate) fn laps(self) -> Vec<(&'static str, f64)> {
+        self.laps
+    }
+
     pub(crate) fn time<T>(&mut self, lap: &'static str, work: impl FnOnce() -> T) -> T {
         let start = Instant::now();
         let result = work();

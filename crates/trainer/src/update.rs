@@ -195,7 +195,7 @@ impl UpdateGroup {
 }
 
 /// Groups `0..count` in `wanted` parts whose sizes differ by at most one; fewer, if there are fewer groups.
-fn minibatches(count: usize, wanted: usize) -> Vec<Range<usize>> {
+pub(crate) fn minibatches(count: usize, wanted: usize) -> Vec<Range<usize>> {
     let parts = wanted.clamp(1, count.max(1)).min(count);
     (0..parts).map(|part| part * count / parts..(part + 1) * count / parts).collect()
 }

@@ -50,6 +50,7 @@ impl Default for AdamWOptions {
 #[derive(Debug)]
 struct Slot {
     name: String,
+    scale: f64, // of the learning rate
     parameter: Tensor,
     master: Option<Tensor>,
     sum: Option<Tensor>, // of the gradients that `AdamW::accumulate` took
@@ -66,6 +67,7 @@ impl Slot {
         let moments = master.unwrap_or(parameter.kind());
         Self {
             name: name.to_owned(),
+            scale: 1.0,
             parameter: parameter.shallow_clone(),
             master: master.map(|kind| parameter.detach().to_kind(kind)),
             sum: wide(precision == Precision::Float32).map(zeros),
@@ -109,6 +111,12 @@ impl AdamW {
     pub fn new<'a>(parameters: impl IntoIterator<Item = &'a (String, Tensor)>, options: AdamWOptions) -> Self {
         let slots = parameters.into_iter().map(|(name, parameter)| Slot::new(name, parameter, options.precision));
         Self { slots: slots.collect(), options, steps: 0 }
+    }
+
+    /// The same with a learning rate of its own for each parameter: `scale`, given its name, times the step's.
+    pub fn scaled(mut self, scale: impl Fn(&str) -> f64) -> Self {
+        self.slots.iter_mut().for_each(|slot| slot.scale = scale(&slot.name));
+        self
     }
 
     /// Forgets the gradients.
@@ -158,16 +166,29 @@ impl AdamW {
         }
         let divisor = if clip > 0.0 && norm > clip { norm / clip } else { 1.0 };
         self.steps += 1;
-        let (matrices, others): (Vec<_>, Vec<_>) = self.slots.iter().partition(|slot| slot.first.dim() > 1);
         let [beta1, beta2] = self.options.betas;
-        for (slots, weight_decay) in [(matrices, self.options.weight_decay), (others, 0.0)] {
-            let options = fused::Options { lr, beta1, beta2, weight_decay, eps: self.options.eps };
+        for ((scale, decays), slots) in self.alike() {
+            let weight_decay = if decays { self.options.weight_decay } else { 0.0 };
+            let options = fused::Options { lr: lr * scale, beta1, beta2, weight_decay, eps: self.options.eps };
             for bucket in buckets(&slots) {
                 self.step_bucket(bucket, divisor, options)?;
             }
         }
         self.zero_grad();
         Ok(norm)
+    }
+
+    /// Slots with the same scale of the learning rate, matrices, which decay, and others apart.
+    fn alike(&self) -> Vec<((f64, bool), Vec<&Slot>)> {
+        let mut groups: Vec<((f64, bool), Vec<&Slot>)> = Vec::new();
+        for slot in &self.slots {
+            let key = (slot.scale, slot.first.dim() > 1);
+            match groups.iter_mut().find(|(known, _)| *known == key) {
+                Some((_, slots)) => slots.push(slot),
+                None => groups.push((key, vec![slot])),
+            }
+        }
+        groups
     }
 
     fn step_bucket(&self, slots: &[&Slot], divisor: f64, options: fused::Options) -> Result<(), PolicyError> {

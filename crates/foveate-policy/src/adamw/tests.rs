@@ -210,6 +210,7 @@ fn buckets_hold_every_slot_once() {
     let small = Tensor::zeros([3], (Kind::Float, Device::Cpu));
     let slot = |tensor: &Tensor| Slot {
         name: String::new(),
+        scale: 1.0,
         parameter: tensor.shallow_clone(),
         master: None,
         sum: None,
@@ -220,6 +221,24 @@ fn buckets_hold_every_slot_once() {
     let slots: Vec<_> = slots.iter().collect();
     assert_eq!(buckets(&slots).map(<[_]>::len).collect::<Vec<_>>(), [1, 2, 1]);
     assert_eq!(buckets(&[]).count(), 0);
+}
+
+#[test]
+fn a_parameter_may_have_a_learning_rate_of_its_own() {
+    let [one, other] = [parameters(Kind::Float), parameters(Kind::Float)];
+    let step = |parameters: &[(String, Tensor)], optimizer: AdamW, lr| {
+        let mut optimizer = optimizer;
+        for turn in 0..2 {
+            parameters.iter().for_each(|(_, tensor)| drop(give_gradient(tensor, turn)));
+            optimizer.step(lr, 0.0).unwrap();
+        }
+    };
+    let scaled = AdamW::new(&one, OPTIONS).scaled(|name| if name == "matrix" { 10.0 } else { 1.0 });
+    step(&one, scaled, 0.01);
+    step(&other, AdamW::new(&other, OPTIONS), 0.1);
+    for ((name, found), (_, expected)) in one.iter().zip(&other) {
+        assert_eq!(values(found) == values(expected), name == "matrix", "{name}");
+    }
 }
 
 #[test]

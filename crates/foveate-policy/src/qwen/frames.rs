@@ -13,9 +13,23 @@ pub(crate) struct FrameProbe {
     pub(crate) columns: Tensor,
     /// 1 where video token c belongs to frame f, `[C, F]` f32.
     pub(crate) frames: Tensor,
+    /// Video tokens of each frame, where all have as many and stand one after the other.
+    pub(crate) length: Option<i64>,
     /// Whether video token c comes after row r, `[R, C]` bool; `None` if every row stands behind the video.
     pub(crate) hidden: Option<Tensor>,
 }
+
+impl FrameProbe {
+    /// Video tokens of each frame from the frame of each token, if they are as many of all `frames` and in their order.
+    pub(crate) fn length(frame_of: &[i64], frames: i64) -> Option<i64> {
+        let length = frame_of.len() as i64 / frames.max(1);
+        let regular = frame_of.iter().zip(0..).all(|(frame, token): (_, i64)| *frame == token / length.max(1));
+        (regular && length * frames == frame_of.len() as i64).then_some(length)
+    }
+}
+
+/// From so many tokens a frame on, adding them up is cheaper than a product with the matrix of which belongs to which.
+const LONG: i64 = 16;
 
 /// Rows x heads x video tokens held at a time while frame attention is summed up: what a core's cache holds, or on a GPU
 /// enough to keep it busy.
@@ -51,9 +65,61 @@ pub(super) fn frame_mass(q: &Tensor, k: &Tensor, lse: &Tensor, probe: &FrameProb
             let hidden = hidden.narrow(0, start, count).unsqueeze(1);
             let _ = weights.view([kv_heads, count, -1, columns]).masked_fill_(&hidden, 0.0);
         }
-        let mass = by_frame.bmm(&weights.transpose(1, 2)).unflatten(2, [count, -1]); // [K, F, R, H/K]
-        frames.push(mass.mean_dim([0, 3].as_slice(), false, keys.kind()).tr());
+        frames.push(match probe.length {
+            Some(length @ LONG..) => {
+                let tokens = weights.view([kv_heads, count, heads / kv_heads, -1, length]);
+                let mass = tokens.sum_dim_intlist(-1, false, keys.kind()); // [K, R, H/K, F]
+                mass.mean_dim([0, 2].as_slice(), false, keys.kind())
+            }
+            _ => {
+                let mass = by_frame.bmm(&weights.transpose(1, 2)).unflatten(2, [count, -1]); // [K, F, R, H/K]
+                mass.mean_dim([0, 3].as_slice(), false, keys.kind()).tr()
+            }
+        });
         start += count;
     }
     Tensor::cat(&frames, 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Kind;
+
+    use super::*;
+
+    #[test]
+    fn frames_of_equal_length_are_told() {
+        assert_eq!(FrameProbe::length(&[0, 0, 1, 1, 2, 2], 3), Some(2));
+        assert_eq!(FrameProbe::length(&[0, 0, 1, 2, 2, 2], 3), None);
+        assert_eq!(FrameProbe::length(&[0, 0, 1, 1, 2], 3), None);
+        assert_eq!(FrameProbe::length(&[1, 1, 0, 0], 2), None);
+    }
+
+    #[test]
+    fn frames_of_equal_length_are_added_up_as_any_are() {
+        let floats = (Kind::Float, Device::Cpu);
+        let (rows, frames, heads) = (70, 3, 4);
+        let q = Tensor::randn([rows, heads, 8], floats);
+        let k = Tensor::randn([frames * LONG, 2, 8], floats);
+        // More than there is here, as if other tokens were seen too.
+        let lse = Tensor::full([rows, heads], 5.0, floats);
+        let columns = Tensor::arange(frames * LONG, (Kind::Int64, Device::Cpu));
+        let frame_of = columns.divide_scalar_mode(LONG, "floor");
+        let late = columns.unsqueeze(0).gt_tensor(&Tensor::arange(rows, (Kind::Int64, Device::Cpu)).unsqueeze(1));
+        let mass = |length, hidden: Option<&Tensor>| {
+            let probe = FrameProbe {
+                rows: Tensor::arange(rows, (Kind::Int64, Device::Cpu)),
+                columns: columns.shallow_clone(),
+                frames: frame_of.one_hot(frames).to_kind(Kind::Float),
+                length,
+                hidden: hidden.map(Tensor::shallow_clone),
+            };
+            frame_mass(&q, &k, &lse, &probe)
+        };
+        for hidden in [None, Some(&late)] {
+            let (added, multiplied) = (mass(Some(LONG), hidden), mass(None, hidden));
+            assert_eq!(added.size(), [rows, frames]);
+            assert!((added - multiplied).abs().max().double_value(&[]) < 1e-6);
+        }
+    }
 }

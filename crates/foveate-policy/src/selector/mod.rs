@@ -19,7 +19,7 @@ mod pick;
 use std::cell::RefCell;
 use std::path::Path;
 
-use foveate_video::Patches;
+use foveate_video::{Grid, Patches};
 use tch::{Kind, Tensor, no_grad};
 
 pub use build::{Origin, SelectorConfig};
@@ -94,6 +94,11 @@ impl Selector {
         self.tensors.iter().filter(|(name, _)| !name.starts_with("visual."))
     }
 
+    /// Whether a parameter is of the selector's own heads and not of its backbone.
+    pub fn is_head(name: &str) -> bool {
+        name.starts_with("selector.")
+    }
+
     /// All tensors, with their names in the checkpoint.
     pub fn tensors(&self) -> &[(String, Tensor)] {
         &self.tensors
@@ -107,25 +112,24 @@ impl Selector {
         save_directory(dir, &self.companions, &self.tensors)
     }
 
-    /// Makes a question about frames ready. `frames` holds one frame a temporal grid (each fills its grid alone);
-    /// `before` is the text before them, `question` the one after.
+    /// Makes a question about candidate frames ready, each of which fills a temporal grid alone; `before` is the text before
+    /// them, `question` the one after.
     ///
     /// # Errors
-    /// [`PolicyError::Prompt`] for patches of another size, a token outside the vocabulary, or more positions than the
-    /// backbone was made for.
-    pub fn candidates(&self, frames: &Patches, before: &str, question: &str) -> Result<Candidates, PolicyError> {
-        let vision = &self.config.vision;
-        let grid = [frames.grid.t, frames.grid.h, frames.grid.w].map(|side| side as i64);
-        let [t, h, w] = grid;
-        let (rows, columns) = frames.pixels.dim();
-        let merge = vision.spatial_merge_size;
-        if t * h * w == 0
-            || h % merge + w % merge != 0
-            || (rows as i64, columns as i64) != (t * h * w, vision.patch_dim())
-        {
+    /// [`PolicyError::Prompt`] for no frames, frames of several sizes or of patches of another size, a token outside the
+    /// vocabulary, or more positions than the backbone was made for.
+    pub fn candidates(&self, frames: &[&Patches], before: &str, question: &str) -> Result<Candidates, PolicyError> {
+        let Some(first) = frames.first() else {
+            return Err(PolicyError::Prompt("expected at least one candidate frame".into()));
+        };
+        let Grid { t, h, w } = first.grid;
+        let (merge, width) = (self.config.vision.spatial_merge_size as usize, self.config.vision.patch_dim() as usize);
+        let fits = |patches: &&Patches| patches.grid == first.grid && patches.pixels.dim() == (h * w, width);
+        if t != 1 || h * w == 0 || h % merge + w % merge != 0 || !frames.iter().all(fits) {
             return Err(PolicyError::Prompt(format!(
-                "frames: expected patches [{t}x{h}x{w}, {}] on a grid of multiples of {merge}, found [{rows}, {columns}]",
-                vision.patch_dim()
+                "frames: expected patches [1x{h}x{w}, {width}] on a grid of multiples of {merge}, found {t}x{h}x{w} of \
+                 {:?} or frames of several sizes",
+                first.pixels.dim()
             )));
         }
         let ids = |text: &str| {
@@ -139,8 +143,12 @@ impl Selector {
             }
         };
         let (before, after) = (ids(before)?, ids(question)?);
-        let features =
-            self.features.borrow_mut().get_or(frames.fingerprint(), || no_grad(|| self.pooled(frames, grid)));
+        let names: Vec<_> = frames.iter().map(|patches| patches.fingerprint()).collect();
+        let features = self.features.borrow_mut().get_all(&names, |missing| {
+            let missing: Vec<_> = missing.iter().map(|place| frames[*place]).collect();
+            no_grad(|| self.pooled(&missing, [h as i64, w as i64]))
+        });
+        let features = Tensor::stack(&features, 0);
         let candidates = Candidates { features, before, after };
         let (positions, most) = (candidates.positions() as i64, self.backbone.most_positions());
         if positions > most {
@@ -149,17 +157,17 @@ impl Selector {
         Ok(candidates)
     }
 
-    /// Features of each frame, neighbouring tokens pooled: `[F, U, V]`.
-    fn pooled(&self, frames: &Patches, [t, h, w]: [i64; 3]) -> Tensor {
+    /// Features of each frame, neighbouring tokens pooled: `[U, V]` each.
+    fn pooled(&self, frames: &[&Patches], [h, w]: [i64; 2]) -> Vec<Tensor> {
         let merge = self.config.vision.spatial_merge_size;
-        let patches = frames.pixels.as_standard_layout();
-        let area = (h * w * self.config.vision.patch_dim()) as usize;
-        let apart: Vec<&[f32]> = patches.as_slice().unwrap_or_default().chunks(area).collect();
+        let patches: Vec<_> = frames.iter().map(|patches| patches.pixels.as_standard_layout()).collect();
+        let apart: Vec<&[f32]> = patches.iter().filter_map(|patches| patches.as_slice()).collect();
         let features = self.vision.each_frame(&apart, [h, w], self.options.device);
         let pool = [self.config.pool; 2];
-        let grid = features.view([t, h / merge, w / merge, -1]).permute([0, 3, 1, 2]);
+        let grid = features.view([frames.len() as i64, h / merge, w / merge, -1]).permute([0, 3, 1, 2]);
         let pooled = wide(&grid).avg_pool2d(pool, pool, [0, 0], true, false, None).to_kind(features.kind());
-        pooled.flatten(2, 3).transpose(1, 2).contiguous()
+        // Copies: what is kept of one frame must not hold those of all others.
+        pooled.flatten(2, 3).transpose(1, 2).unbind(0).iter().map(|frame| frame.contiguous().copy()).collect()
     }
 
     /// Embeddings of the prompt, `[1, P, D]`, and the position of each frame's last token, `[F]`.

@@ -1,12 +1,13 @@
 //! Frame selectors on both backbones: picking, the teacher-forced pass over picks, and its gradients.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use foveate_policy::{
     Candidates, GroupSeed, LoadOptions, Origin, PickParams, Picks, ScoreGradients, Selector, Trainable, Vlm,
     model_type, read_safetensors,
 };
-use foveate_video::Grid;
+use foveate_video::{Grid, Patches};
 use proptest::prelude::*;
 use serde_json::json;
 use tch::{Device, Kind, Tensor};
@@ -64,9 +65,18 @@ enum Backbone {
 
 const BACKBONES: [Backbone; 3] = [Backbone::Mamba, Backbone::Random, Backbone::Text];
 
+/// Frames of so many patches from top to bottom and from left to right.
+fn apart(frames: usize, [h, w]: [usize; 2]) -> Vec<Arc<Patches>> {
+    (0..frames).map(|frame| patches(Grid { t: 1, h, w }, 1.0, 5 + frame)).collect()
+}
+
+fn all(frames: &[Arc<Patches>]) -> Vec<&Patches> {
+    frames.iter().map(Arc::as_ref).collect()
+}
+
 fn candidates(selector: &Selector, frames: usize) -> Candidates {
-    let frames = patches(Grid { t: frames, h: 6, w: 4 }, 1.0, 5);
-    selector.candidates(&frames, "which", "which colour falls").unwrap()
+    let frames = apart(frames, [6, 4]);
+    selector.candidates(&all(&frames), "which", "which colour falls").unwrap()
 }
 
 fn seed(group: u64) -> GroupSeed {
@@ -144,9 +154,13 @@ fn more_picks_than_frames_are_an_error() {
     assert_eq!(error(PickParams { picks: 0, ..params }), "picks: expected 1 to 4, the frames there are, found 0");
     assert_eq!(error(PickParams { sets: 0, ..params }), "sets: expected at least 1, found 0");
     assert!(error(PickParams { temperature: -1.0, ..params }).starts_with("temperature: expected 0 or a number"));
-    let frames = patches(Grid { t: 300, h: 4, w: 4 }, 1.0, 5);
-    let long = selector.candidates(&frames, &"which ".repeat(300), "falls").unwrap_err().to_string();
+    let frames = apart(300, [4, 4]);
+    let long = selector.candidates(&all(&frames), &"which ".repeat(300), "falls").unwrap_err().to_string();
     assert_eq!(long, "bad prompt: expected at most 512 positions, found 602");
+    let [one, other] = [apart(1, [4, 4]), apart(1, [6, 4])];
+    let bad = |frames: &[&Patches]| selector.candidates(frames, "", "falls").unwrap_err().to_string();
+    assert!(bad(&[&*one[0], &*other[0]]).contains("frames of several sizes"));
+    assert!(bad(&[]).contains("at least one candidate frame"));
 }
 
 #[test]

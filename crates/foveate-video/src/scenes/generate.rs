@@ -9,7 +9,7 @@ use super::words::{Wording, wording};
 use super::{Colour, Direction, Event, GRID_FRAMES, GRIDS, Kind, Object, Scene, SceneSpec, Shape, Split, Window};
 
 /// Furthest that an object's centre starts from its quadrant's, pixels.
-const JITTER: f64 = 3.0;
+pub(super) const JITTER: f64 = 3.0;
 /// Fastest drift, pixels per frame.
 const DRIFT: f64 = 0.2;
 /// Longest event, temporal grids; a swap takes one.

@@ -6,6 +6,8 @@
 //! stops does not while all others do, and two that swap stand in each other's place in the second frame. The event's
 //! span is recorded: it is the truth for "crucial frames".
 //!
+//! [`LongScene`]s have 64 to 512 frames and two such events of 2 to 4 frames, each readable in any one of them.
+//!
 //! All randomness comes from a stream per (seed, split, index), so splits never share a scene and a scene does not
 //! depend on how many others are made.
 
@@ -13,6 +15,7 @@ mod cells;
 #[cfg(feature = "decode")]
 mod encode;
 mod generate;
+mod long;
 mod motion;
 mod render;
 mod words;
@@ -21,10 +24,11 @@ mod write;
 use serde::{Deserialize, Serialize};
 
 pub use cells::{Cell, State};
+pub use long::{FEWEST, LongScene, LongSpec, Question};
 pub use words::vocabulary;
-#[cfg(feature = "decode")]
-pub use write::write;
 pub use write::{SceneRecord, Written, write_lookup};
+#[cfg(feature = "decode")]
+pub use write::{write, write_long};
 
 /// Frames of a scene.
 pub const FRAMES: usize = 16;
@@ -193,12 +197,12 @@ pub struct SceneSpec {
     pub kinds: KindWeights,
 }
 
-/// Frames `start..start + frames` of an event; both are multiples of [`GRID_FRAMES`].
+/// Frames `start..start + frames` of an event; both are multiples of [`GRID_FRAMES`] but in a [`LongScene`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window {
     /// First frame.
     pub start: usize,
-    /// Number of frames, 2 or 4.
+    /// Number of frames, 2 to 4.
     pub frames: usize,
 }
 

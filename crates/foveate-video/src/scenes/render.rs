@@ -32,17 +32,22 @@ impl Colour {
 impl Scene {
     /// The scene's [`FRAMES`] frames of [`SIDE`] x [`SIDE`] pixels.
     pub fn frames(&self) -> Vec<RgbImage> {
-        let mut rng = ChaCha8Rng::seed_from_u64(self.noise);
-        let mut ground = RgbImage::new(SIDE, SIDE);
-        (0..FRAMES)
-            .map(|frame| {
-                renew(&mut ground, if frame == 0 { 1 } else { NOISE_RENEWAL }, &mut rng);
-                let mut image = ground.clone();
-                self.objects.iter().for_each(|object| paint(&mut image, object, frame));
-                image
-            })
-            .collect()
+        render(&self.objects, FRAMES, self.noise)
     }
+}
+
+/// So many frames of objects on flickering ground.
+pub(super) fn render(objects: &[Object], frames: usize, noise: u64) -> Vec<RgbImage> {
+    let mut rng = ChaCha8Rng::seed_from_u64(noise);
+    let mut ground = RgbImage::new(SIDE, SIDE);
+    (0..frames)
+        .map(|frame| {
+            renew(&mut ground, if frame == 0 { 1 } else { NOISE_RENEWAL }, &mut rng);
+            let mut image = ground.clone();
+            objects.iter().for_each(|object| paint(&mut image, object, frame));
+            image
+        })
+        .collect()
 }
 
 /// Draws one in `every` squares of dark noise anew.

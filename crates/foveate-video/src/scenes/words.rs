@@ -69,7 +69,7 @@ pub(super) fn choice_families() -> [Vec<&'static str>; 3] {
     ]
 }
 
-fn question(kind: Kind) -> &'static str {
+pub(super) fn question(kind: Kind) -> &'static str {
     match kind {
         Kind::Popup => "what colour is the shape that appears ?",
         Kind::Flash => "which shape flashes ?",

@@ -2,17 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
+use image::RgbImage;
 use rand::Rng;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
 use super::generate::stream;
 use super::words::{choice_families, lettered, options};
+use super::{Cell, Scene};
 use crate::VideoError;
 use crate::files::write_atomic;
 
 /// One line of a record file.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct SceneRecord {
     /// "train-00017".
     pub id: String,
@@ -37,13 +39,57 @@ pub struct SceneRecord {
     pub split: String,
 }
 
+/// A video and what is asked about it.
+pub(super) trait Take: Sync {
+    /// The video's name.
+    fn id(&self) -> &str;
+
+    /// Its frames.
+    fn frames(&self) -> Vec<RgbImage>;
+
+    /// Its questions; video, source and split are filled in.
+    fn records(&self) -> Vec<SceneRecord>;
+
+    /// What each quadrant of each temporal grid shows, if that is told.
+    fn cells(&self) -> Option<Vec<[Cell; 4]>> {
+        None
+    }
+}
+
+impl Take for Scene {
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn frames(&self) -> Vec<RgbImage> {
+        Self::frames(self)
+    }
+
+    fn records(&self) -> Vec<SceneRecord> {
+        vec![SceneRecord {
+            id: self.id.clone(),
+            question: self.question.clone(),
+            options: self.options.clone(),
+            answer: self.answer.clone(),
+            target: self.target.clone(),
+            kind: self.kind.word().to_owned(),
+            spans: self.spans.clone(),
+            ..SceneRecord::default()
+        }]
+    }
+
+    fn cells(&self) -> Option<Vec<[Cell; 4]>> {
+        Some(Self::cells(self))
+    }
+}
+
 /// Where a set was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Written {
     /// The records, `DIR/SPLIT.jsonl`.
     pub records: PathBuf,
     /// What each quadrant shows, `DIR/SPLIT.cells.jsonl`: `{"id": .., "cells": [grids][4]}`; see
-    /// [`Scene::cells`](super::Scene::cells).
+    /// [`Scene::cells`](super::Scene::cells). Not of long scenes.
     pub cells: PathBuf,
     /// Whether everything was there already.
     pub reused: bool,
@@ -95,7 +141,7 @@ fn write_lines<T: Serialize>(path: &Path, items: &[T]) -> Result<(), VideoError>
 }
 
 #[cfg(feature = "decode")]
-pub use videos::write;
+pub use videos::{write, write_long};
 
 #[cfg(feature = "decode")]
 mod videos {
@@ -106,8 +152,8 @@ mod videos {
     use rayon::prelude::*;
 
     use super::super::encode::encode;
-    use super::super::{Cell, Scene, SceneSpec};
-    use super::{Path, SceneRecord, Serialize, VideoError, Written, write_atomic, write_lines};
+    use super::super::{Cell, LongScene, LongSpec, Scene, SceneSpec};
+    use super::{Path, SceneRecord, Serialize, Take, VideoError, Written, write_atomic, write_lines};
     use crate::files::intended_name;
 
     /// Changes when the same spec would give other files.
@@ -131,63 +177,88 @@ mod videos {
     /// # Errors
     /// [`VideoError::Encode`] if FFmpeg cannot encode H.264, [`VideoError::Io`] if the disk refuses.
     pub fn write(dir: &Path, spec: &SceneSpec, progress: &(dyn Fn(usize) + Sync)) -> Result<Written, VideoError> {
-        let split = spec.split.word();
-        let paths = (dir.join(format!("{split}.jsonl")), dir.join(format!("{split}.cells.jsonl")));
         let scenes: Vec<Scene> = (0..spec.count).into_par_iter().map(|index| spec.scene(index)).collect();
-        let hash = hash(spec, dir)?;
-        let manifest_path = dir.join(MANIFEST);
-        let complete = || {
-            let there = paths.0.exists() && paths.1.exists() && scenes.iter().all(|s| dir.join(video(s)).exists());
-            there && read_manifest(&manifest_path).get(split) == Some(&hash)
-        };
-        let reused = || Written { records: paths.0.clone(), cells: paths.1.clone(), reused: true };
-        // Before the lock, too: a set that is there may lie on a disk that cannot be written.
-        if complete() {
-            return Ok(reused());
-        }
-        let _lock = lock(dir)?;
-        if complete() {
-            return Ok(reused());
-        }
-        let mut manifest = read_manifest(&manifest_path);
-        if manifest.remove(split).is_some() {
+        Set { dir, split: spec.split.word(), hash: hash(spec, dir)?, takes: &scenes }.write(progress)
+    }
+
+    /// Writes a set of long scenes, as [`write`] does; there are no cells.
+    ///
+    /// # Errors
+    /// As [`write`].
+    pub fn write_long(dir: &Path, spec: &LongSpec, progress: &(dyn Fn(usize) + Sync)) -> Result<Written, VideoError> {
+        let scenes: Vec<LongScene> = (0..spec.count).into_par_iter().map(|index| spec.scene(index)).collect();
+        Set { dir, split: spec.split.word(), hash: hash(spec, dir)?, takes: &scenes }.write(progress)
+    }
+
+    /// A set that is to be there.
+    struct Set<'a, T> {
+        dir: &'a Path,
+        split: &'a str,
+        hash: String,
+        takes: &'a [T],
+    }
+
+    impl<T: Take> Set<'_, T> {
+        fn write(&self, progress: &(dyn Fn(usize) + Sync)) -> Result<Written, VideoError> {
+            let (dir, split) = (self.dir, self.split);
+            let paths = (dir.join(format!("{split}.jsonl")), dir.join(format!("{split}.cells.jsonl")));
+            let cells: Vec<_> = self.takes.iter().filter_map(cells_line).collect();
+            let manifest_path = dir.join(MANIFEST);
+            let complete = || {
+                let there = paths.0.exists() && (cells.is_empty() || paths.1.exists());
+                there
+                    && self.takes.iter().all(|take| dir.join(video(take)).exists())
+                    && read_manifest(&manifest_path).get(split) == Some(&self.hash)
+            };
+            let reused = || Written { records: paths.0.clone(), cells: paths.1.clone(), reused: true };
+            // Before the lock, too: a set that is there may lie on a disk that cannot be written.
+            if complete() {
+                return Ok(reused());
+            }
+            let _lock = lock(dir)?;
+            if complete() {
+                return Ok(reused());
+            }
+            let mut manifest = read_manifest(&manifest_path);
+            if manifest.remove(split).is_some() {
+                write_manifest(&manifest_path, &manifest)?;
+            }
+            clear(dir, split)?;
+            let done = AtomicUsize::new(0);
+            self.takes.par_iter().try_for_each(|take| {
+                encode(&dir.join(video(take)), &take.frames())?;
+                progress(done.fetch_add(1, Ordering::Relaxed) + 1);
+                Ok::<_, VideoError>(())
+            })?;
+            write_lines(&paths.0, &self.takes.iter().flat_map(|take| records(take, split)).collect::<Vec<_>>())?;
+            if !cells.is_empty() {
+                write_lines(&paths.1, &cells)?;
+            }
+            manifest.insert(split.to_owned(), self.hash.clone());
             write_manifest(&manifest_path, &manifest)?;
+            Ok(Written { records: paths.0, cells: paths.1, reused: false })
         }
-        clear(dir, split)?;
-        let done = AtomicUsize::new(0);
-        scenes.par_iter().try_for_each(|scene| {
-            encode(&dir.join(video(scene)), &scene.frames())?;
-            progress(done.fetch_add(1, Ordering::Relaxed) + 1);
-            Ok::<_, VideoError>(())
-        })?;
-        write_lines(&paths.0, &scenes.iter().map(|scene| record(scene, split)).collect::<Vec<_>>())?;
-        let cells = scenes.iter().map(|s| CellsLine { id: s.id.clone(), cells: s.cells() }).collect::<Vec<_>>();
-        write_lines(&paths.1, &cells)?;
-        manifest.insert(split.to_owned(), hash);
-        write_manifest(&manifest_path, &manifest)?;
-        Ok(Written { records: paths.0, cells: paths.1, reused: false })
     }
 
-    fn video(scene: &Scene) -> String {
-        format!("{VIDEOS}/{}.mp4", scene.id)
+    fn video(take: &impl Take) -> String {
+        format!("{VIDEOS}/{}.mp4", take.id())
     }
 
-    fn record(scene: &Scene, split: &str) -> SceneRecord {
-        SceneRecord {
-            id: scene.id.clone(),
-            video: Some(video(scene)),
-            question: scene.question.clone(),
-            options: scene.options.clone(),
-            answer: scene.answer.clone(),
-            target: scene.target.clone(),
-            kind: scene.kind.word().to_owned(),
-            spans: scene.spans.clone(),
+    fn cells_line(take: &impl Take) -> Option<CellsLine> {
+        take.cells().map(|cells| CellsLine { id: take.id().to_owned(), cells })
+    }
+
+    fn records(take: &impl Take, split: &str) -> Vec<SceneRecord> {
+        let whole = |record| SceneRecord {
+            video: Some(video(take)),
             source: "scenes".to_owned(),
             split: split.to_owned(),
-        }
+            ..record
+        };
+        take.records().into_iter().map(whole).collect()
     }
 
-    fn hash(spec: &SceneSpec, dir: &Path) -> Result<String, VideoError> {
+    fn hash(spec: &impl Serialize, dir: &Path) -> Result<String, VideoError> {
         let text = serde_json::to_vec(&(VERSION, spec))
             .map_err(|e| VideoError::BadFile { path: dir.to_owned(), reason: e.to_string() })?;
         Ok(blake3::hash(&text).to_hex().to_string())

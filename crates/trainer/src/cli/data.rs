@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 use foveate_data::{Format, Style};
+use foveate_video::scenes::FEWEST;
 
 use super::{SettingsArgs, word};
 use crate::scenes;
@@ -12,7 +13,8 @@ use crate::scenes;
 #[derive(Debug, Subcommand)]
 pub enum DataCommand {
     /// Render the synthetic scenes: real H.264 videos and their questions
-    #[command(after_help = "Example:\n  trainer data scenes --output data/scenes --train 4096 --test 500")]
+    #[command(after_help = "Examples:\n  trainer data scenes --output data/scenes --train 4096 --test 500\n  \
+        trainer data scenes --long 64 --output data/long-scenes --train 512 --test 200")]
     Scenes(ScenesArgs),
     /// Write configuration and tokenizer of the embedded tiny model, for `sft --from-scratch`
     #[command(after_help = "Example:\n  trainer data tiny-vlm --output data/tiny-vlm")]
@@ -187,9 +189,28 @@ pub struct ScenesArgs {
     /// Text-only look-ups for the supervised warm start (lookup.jsonl)
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub lookup: usize,
+    /// Long scenes instead, of so many frames (64, or 64-512): two events of 2 to 4 frames, a question about each
+    #[arg(long, value_name = "FRAMES", value_parser = frames, conflicts_with = "lookup")]
+    pub long: Option<FrameRange>,
+    /// With --long: where the event lies, as a share of the video from 0 to 1; there is one question then
+    #[arg(long, value_name = "DEPTH", requires = "long", value_parser = probability)]
+    pub depth: Option<f64>,
     /// Seed of all scenes; sets never share one
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
+}
+
+/// Fewest and most frames of a video.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FrameRange(pub [usize; 2]);
+
+fn frames(text: &str) -> Result<FrameRange, String> {
+    let (fewest, most) = text.split_once('-').unwrap_or((text, text));
+    let number = |text: &str| text.trim().parse().ok().filter(|frames| (FEWEST..=65_536).contains(frames));
+    match (number(fewest), number(most)) {
+        (Some(fewest), Some(most)) if fewest <= most => Ok(FrameRange([fewest, most])),
+        _ => Err(format!("expected a number of frames of at least {FEWEST}, or a range as in 64-512")),
+    }
 }
 
 /// What `data tiny-vlm` is told.

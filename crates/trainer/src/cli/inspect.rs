@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use foveate_policy::AttentionMode;
 
 use super::{SettingsArgs, word};
@@ -113,6 +113,117 @@ pub struct AttentionArgs {
     /// Configuration: `model`, `data.prompt`, `eval`, `reward` are used; with --rollout, --set changes the run's.
     #[command(flatten)]
     pub settings: SettingsArgs,
+}
+
+/// What `select` is told.
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "A video of fewer candidate frames than are asked for gives all of them.\n\nExample:\n  trainer select \
+    --model RUN/checkpoints/step-300/policy --video clip.mp4 --question \"What falls?\" --options \"A. a cup\" \"B. a book\" \
+    --frames 8 --output picked"
+)]
+pub struct SelectArgs {
+    /// Directory of a frame selector
+    #[arg(long, value_name = "SELECTOR")]
+    pub model: PathBuf,
+    /// Video that is asked about
+    #[arg(long, value_name = "FILE")]
+    pub video: PathBuf,
+    /// The question
+    #[arg(long, value_name = "TEXT")]
+    pub question: String,
+    /// Its options, such as "A. red" "B. blue", if the selector's prompt shows them
+    #[arg(long, value_name = "OPTION", num_args = 1..)]
+    pub options: Vec<String>,
+    /// Frames to pick
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = positive)]
+    pub frames: usize,
+    /// Folder for picks.csv and sheet.png, the frames with a strip of how often each candidate is picked
+    #[arg(long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    /// Sets that the strip is made of
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = positive)]
+    pub sets: usize,
+    /// Temperature that they are drawn at
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    pub temperature: f64,
+    /// Seed of the draw
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Configuration: `model`, `eval` (which frames are candidates, and their pixels) and `selector` are used; by default
+    /// configs/refocus.toml.
+    #[command(flatten)]
+    pub settings: SettingsArgs,
+}
+
+/// What `study` is told.
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "Examples:\n  trainer study accuracy RUN --report docs/results/refocus.md\n  trainer study needle RUN --lengths \
+    64,128,256"
+)]
+pub struct StudyArgs {
+    /// What is studied
+    #[arg(value_enum)]
+    pub study: Study,
+    /// Folder of a run of refocus; its newest checkpoint is studied
+    #[arg(value_name = "RUN")]
+    pub run: PathBuf,
+    /// Page of results that the study is put into, in the place of an earlier one
+    #[arg(long, value_name = "FILE.md")]
+    pub report: Option<PathBuf>,
+    /// Frames of a set (accuracy)
+    #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "4,8,16", value_parser = positive)]
+    pub picks: Vec<usize>,
+    /// Sets drawn for each question (likelihood, questions)
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = positive)]
+    pub sets: usize,
+    /// Frames of the videos (needle)
+    #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "64,128,256,512", value_parser = positive)]
+    pub lengths: Vec<usize>,
+    /// Where the event lies, from 0 to 1 (needle)
+    #[arg(long, value_name = "D,..", value_delimiter = ',', default_value = "0,0.25,0.5,0.75,1")]
+    pub depths: Vec<f64>,
+    /// Videos of each length and depth, with a question each (needle)
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = positive)]
+    pub count: usize,
+    /// Folder that these videos are rendered to [default: RUN/haystack]
+    #[arg(long, value_name = "DIR")]
+    pub haystack: Option<PathBuf>,
+    /// One setting, over those of the run; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+/// What can be studied of a frame selector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Study {
+    /// Whether the frozen model answers with a frame of the event, and does not without
+    Gate,
+    /// Accuracy from frames at equal distances and from picked ones
+    Accuracy,
+    /// Accuracy by length of the video and depth of the event
+    Needle,
+    /// Accuracy by the likelihood of sets
+    Likelihood,
+    /// Temporal entropy of the picks over training
+    Spread,
+    /// Distances of pick distributions between questions
+    Questions,
+}
+
+impl Study {
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gate => "gate",
+            Self::Accuracy => "accuracy",
+            Self::Needle => "needle",
+            Self::Likelihood => "likelihood",
+            Self::Spread => "spread",
+            Self::Questions => "questions",
+        }
+    }
 }
 
 /// What `analyze` is told.

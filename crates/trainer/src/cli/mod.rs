@@ -17,14 +17,15 @@ use crate::config::Layers;
 use crate::error::UserContext;
 use crate::run::init_log;
 use crate::{
-    analyze, attention, bench, compare, curate, evaluate, explain, prepare, reward, scenes, score, sft, tiny, train,
+    analyze, attention, bench, compare, curate, evaluate, explain, prepare, reward, scenes, score, select, sft, study,
+    tiny, train,
 };
 
 pub use data::{
-    ConvertArgs, Criterion, DataCommand, FilterArgs, InspectArgs, InvertArgs, PrepareArgs, ScenesArgs, SourceArgs,
-    TinyArgs,
+    ConvertArgs, Criterion, DataCommand, FilterArgs, FrameRange, InspectArgs, InvertArgs, PrepareArgs, ScenesArgs,
+    SourceArgs, TinyArgs,
 };
-pub use inspect::{AnalyzeArgs, AttentionArgs, ExplainArgs, ScoreArgs};
+pub use inspect::{AnalyzeArgs, AttentionArgs, ExplainArgs, ScoreArgs, SelectArgs, Study, StudyArgs};
 pub use work::{Ablation, BenchArgs, CompareArgs, EvalArgs, RewardArgs, SftArgs};
 
 /// Reinforcement-learning post-training of video multimodal LLMs. Without a command, trains a policy.
@@ -96,6 +97,10 @@ pub enum Command {
     Reward(RewardArgs),
     /// Where completions look: attention of response tokens over the frames of a video
     Attention(AttentionArgs),
+    /// The frames of a video that a selector picks for a question, with a contact sheet
+    Select(SelectArgs),
+    /// What a frame selector has learnt
+    Study(StudyArgs),
     /// Tables and figures of a run, as the papers have them
     Analyze(AnalyzeArgs),
     /// Time and memory of rollout, update and scoring on random weights of a given shape
@@ -127,6 +132,8 @@ pub fn dispatch(cli: Cli) -> Result<()> {
         Some(Command::Eval(args)) => evaluate::run(&args),
         Some(Command::Reward(args)) => reward::run(&args),
         Some(Command::Attention(args)) => attention::run(&args),
+        Some(Command::Select(args)) => select::run(&args),
+        Some(Command::Study(args)) => study::run(&args),
         Some(Command::Analyze(args)) => analyze::run(&args),
         Some(Command::Bench(args)) => bench::run(&args),
         Some(Command::Compare(args)) => compare::run(&args),

@@ -33,6 +33,7 @@ pub struct SftArgs {
     trainer eval --model DIR --data videomme.json --benchmark video-mme --output items.jsonl\n  \
     trainer eval --model DIR --data test.jsonl --ablate shuffle --output items.jsonl\n  \
     trainer eval --model DIR --describe-with DIR2 --data test.jsonl --output described.jsonl\n  \
+    trainer eval --model DIR --frames-from SELECTOR --frames 8 --data test.jsonl --output picked.jsonl\n  \
     trainer eval --compare before.jsonl after.jsonl"
 )]
 pub struct EvalArgs {
@@ -51,6 +52,13 @@ pub struct EvalArgs {
     /// Answer once more with less of the video, and say what it made of the accuracy
     #[arg(long, value_enum)]
     pub ablate: Option<Ablation>,
+    /// Answer from the frames that this selector picks for each question, in place of those that are sampled
+    /// (`eval.frames.from`)
+    #[arg(long, value_name = "DIR", conflicts_with = "compare")]
+    pub frames_from: Option<PathBuf>,
+    /// With --frames-from: how many it picks (`eval.frames.picks`)
+    #[arg(long, value_name = "N", requires = "frames_from", value_parser = clap::value_parser!(u16).range(1..))]
+    pub frames: Option<u16>,
     /// Have this model describe the media of each question first, and answer from its words alone (perception against
     /// reasoning)
     #[arg(long, value_name = "DIR", conflicts_with_all = ["ablate", "compare"])]

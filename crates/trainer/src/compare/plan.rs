@@ -146,7 +146,7 @@ mod tests {
                 for row in &plan.rows {
                     let layers = Layers { algo: Some(row.algo.clone()), config: None, set: row.set.clone() };
                     let config = resolve(&layers).unwrap_or_else(|error| unreachable!("{path:?}: {error:#}")).config;
-                    assert!(Demo::find().unwrap().trains(&config), "{path:?}: {}", row.label);
+                    assert!(Demo::find(false).unwrap().trains(&config), "{path:?}: {}", row.label);
                     let first = first.get_or_insert_with(|| config.clone());
                     assert_eq!(config.eval, first.eval, "{path:?}: {}", row.label);
                     assert_eq!((&config.model, &config.data), (&first.model, &first.data), "{path:?}: {}", row.label);

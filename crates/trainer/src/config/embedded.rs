@@ -4,7 +4,6 @@ use std::env;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use foveate_algo::refocus;
 use toml::{Table, Value};
 
 use crate::error::user_error;
@@ -29,10 +28,7 @@ macro_rules! files {
     };
 }
 
-files!("grpo" "dr-grpo" "gspo" "dapo" "t-grpo" "tw-grpo" "appo" "video-ktr");
-
-/// ReFoCUS, which trains no policy of tokens and has no part in the embedded default.
-const REFOCUS: File = ("configs/refocus.toml", include_str!("../../../../configs/refocus.toml"));
+files!("grpo" "dr-grpo" "gspo" "dapo" "t-grpo" "tw-grpo" "appo" "video-ktr" "refocus");
 
 /// A compiled-in file: its name in the repository and its text.
 pub(super) type File = (&'static str, &'static str);
@@ -50,7 +46,7 @@ pub fn algorithm_names() -> &'static [&'static str] {
 
 /// The algorithm's settings from its paper.
 pub(super) fn algorithm(name: &str) -> Option<File> {
-    if name == refocus::NAME { Some(REFOCUS) } else { files(name).map(|(paper, _)| paper) }
+    files(name).map(|(paper, _)| paper)
 }
 
 /// The embedded default for that algorithm: what all share, and the algorithm's own.
@@ -62,18 +58,20 @@ pub(super) fn demo(name: &str) -> Option<[File; 2]> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Demo {
     home: PathBuf,
+    /// Whether frames are picked: of long scenes, for a model that answers from sets of frames.
+    picks: bool,
 }
 
 impl Demo {
     /// The embedded default in the checkout that the program was built in, or in `FOVEATE_HOME`.
     ///
     /// # Errors
-    /// The folder holds no `data/tiny-vlm`.
-    pub fn find() -> Result<Self> {
+    /// The folder holds no such model.
+    pub fn find(picks: bool) -> Result<Self> {
         let built = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
         let home = env::var_os(HOME_VARIABLE).map_or_else(|| PathBuf::from(built), PathBuf::from);
         let home = home.canonicalize().unwrap_or(home);
-        let demo = Self { home };
+        let demo = Self { home, picks };
         if demo.model().is_dir() {
             return Ok(demo);
         }
@@ -86,12 +84,17 @@ impl Demo {
 
     /// The tiny model's directory.
     pub fn model(&self) -> PathBuf {
-        self.home.join("data/tiny-vlm")
+        self.home.join(if self.picks { "data/tiny-scorer" } else { "data/tiny-vlm" })
     }
 
     /// Folder of the synthetic scenes, which are rendered on first use.
     pub fn scenes(&self) -> PathBuf {
-        self.home.join("data/scenes")
+        self.home.join(if self.picks { "data/long-scenes" } else { "data/scenes" })
+    }
+
+    /// Whether the scenes are long ones.
+    pub fn is_long(&self) -> bool {
+        self.picks
     }
 
     fn records(&self, split: &str) -> PathBuf {
@@ -116,11 +119,13 @@ impl Demo {
     pub(super) fn layer(&self) -> Table {
         let path = |path: PathBuf| Value::String(path.to_string_lossy().into_owned());
         let model = Table::from_iter([("path".to_owned(), path(self.model()))]);
+        let backbone = Table::from_iter([("backbone".to_owned(), path(self.home.join("data/tiny-mamba")))]);
         let data = Table::from_iter([
             ("train".to_owned(), path(self.records("train"))),
             ("test".to_owned(), path(self.records("test"))),
         ]);
-        Table::from_iter([("model".to_owned(), Value::Table(model)), ("data".to_owned(), Value::Table(data))])
+        let tables = [("model", model), ("data", data)].into_iter().chain(self.picks.then_some(("selector", backbone)));
+        tables.map(|(name, table)| (name.to_owned(), Value::Table(table))).collect()
     }
 }
 
@@ -131,7 +136,7 @@ mod tests {
     #[test]
     fn every_algorithm_has_its_configurations() {
         for name in foveate_algo::NAMES {
-            assert!(algorithm(name).is_some() && (demo(name).is_some() || *name == refocus::NAME), "{name}");
+            assert!(algorithm(name).is_some() && demo(name).is_some(), "{name}");
         }
     }
 
@@ -140,7 +145,7 @@ mod tests {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs");
         let files = fs_err::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
         let names: Vec<_> = files.filter_map(|file| Some(file.strip_suffix(".toml")?.to_owned())).collect();
-        assert_eq!(names.len(), NAMES.len() + 1);
+        assert_eq!(names.len(), NAMES.len());
         assert!(names.iter().all(|name| algorithm(name).is_some()), "{names:?}");
     }
 }

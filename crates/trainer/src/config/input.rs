@@ -172,11 +172,17 @@ pub struct FramesTable {
     pub min: usize,
     /// Most frames with `fps` (released: 768; the papers train with 16).
     pub max: usize,
+    /// Directory of a frame selector (`trainer --algo refocus`): what is sampled are its candidates, of which it picks for
+    /// each question those that are used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<PathBuf>,
+    /// Frames that the selector picks (ReFoCUS: 32).
+    pub picks: usize,
 }
 
 impl Default for FramesTable {
     fn default() -> Self {
-        Self { sampling: SamplingMode::Fps, count: 16, fps: 2.0, min: 4, max: 16 }
+        Self { sampling: SamplingMode::Fps, count: 16, fps: 2.0, min: 4, max: 16, from: None, picks: 32 }
     }
 }
 

@@ -102,17 +102,11 @@ pub fn resolve(layers: &Layers) -> Result<Resolved> {
     }
     let name = algorithm_name(layers.algo.as_deref(), &own)?;
     let method = method(&name)?;
-    if method == refocus::NAME {
-        return Err(user_error(
-            "refocus: this version does not train frame selectors yet; it has `trainer explain --algo refocus` and \
-             `trainer data filter --by frame-sensitivity` (docs/algorithms/refocus.md)",
-        ));
-    }
     // A typo is told before a model is looked for.
     check(&mut own, &method)?;
     let given = merged(&own);
     let demo = match (has(&given, "model", "path"), has(&given, "data", "train")) {
-        (false, false) => Some(Demo::find()?),
+        (false, false) => Some(Demo::find(method == refocus::NAME)?),
         (true, true) => None,
         (true, false) => {
             return Err(user_error("model.path is given but data.train is not: which examples to train on?"));
@@ -183,7 +177,7 @@ fn algorithm_name(flag: Option<&str>, own: &[Layer]) -> Result<String> {
         (None, Some(stated)) => stated,
         (None, None) => ("default", DEFAULT_ALGORITHM),
     };
-    let known: Vec<&str> = algorithm_names().iter().copied().chain([refocus::NAME]).collect();
+    let known = algorithm_names();
     if known.contains(&name) {
         return Ok(name.to_owned());
     }

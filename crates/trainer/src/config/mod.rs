@@ -13,6 +13,9 @@ mod tests;
 mod training;
 mod validate;
 
+use std::path::Path;
+
+use anyhow::Context;
 use foveate_algo::AlgoConfig;
 use foveate_reward::RubricConfig;
 use serde::{Deserialize, Serialize};
@@ -23,6 +26,8 @@ pub(crate) use layers::read_toml;
 pub use layers::{Layers, Resolved, load_run, resolve, resolve_plain};
 pub use prompts::prompts;
 pub use training::*;
+
+use crate::error::UserContext;
 
 /// Everything a run depends on. Its TOML form is `config.toml` in the run's folder.
 ///
@@ -50,6 +55,8 @@ pub struct Config<A = AlgoConfig> {
     pub sft: SftTable,
     /// The frozen model that sets of frames are rewarded by.
     pub scorer: ScorerTable,
+    /// The policy that picks frames.
+    pub selector: SelectorTable,
 }
 
 impl<A> Config<A> {
@@ -66,6 +73,7 @@ impl<A> Config<A> {
             eval: self.eval,
             sft: self.sft,
             scorer: self.scorer,
+            selector: self.selector,
         }
     }
 }
@@ -87,6 +95,22 @@ impl Config {
         if self.eval.max_new_tokens == 0 { self.rollout.max_new_tokens } else { self.eval.max_new_tokens }
     }
 
+    /// The policy's directory.
+    ///
+    /// # Errors
+    /// A user error: `model.path` is not given.
+    pub fn model_path(&self) -> anyhow::Result<&Path> {
+        self.model.path.as_deref().context("model.path is not given").user()
+    }
+
+    /// The directory of the model that rewards sets of frames.
+    ///
+    /// # Errors
+    /// A user error: neither `scorer.path` nor `model.path` is given.
+    pub fn scorer_path(&self) -> anyhow::Result<&Path> {
+        self.scorer.path.as_deref().map_or_else(|| self.model_path(), Ok)
+    }
+
     /// What the run is called: `run.name`, else the algorithm's name.
     pub fn name(&self) -> &str {
         self.run.name.as_deref().unwrap_or(self.algo.name())
@@ -99,11 +123,15 @@ impl Config {
     fn absolute(mut self) -> anyhow::Result<Self> {
         let data = &mut self.data;
         let paths = [&mut self.model.path, &mut data.train, &mut data.test, &mut data.media_root, &mut data.cache];
-        for path in paths.into_iter().flatten() {
+        let frames = [&mut data.frames.from, &mut self.eval.frames.from];
+        let others = [&mut self.scorer.path, &mut self.selector.backbone].into_iter().chain(frames);
+        for path in paths.into_iter().chain(others).flatten() {
             *path = std::path::absolute(&path)?;
         }
-        if data.prompt.ends_with(".toml") {
-            data.prompt = std::path::absolute(&data.prompt)?.display().to_string();
+        for prompt in [&mut data.prompt, &mut self.scorer.prompt, &mut self.selector.prompt] {
+            if prompt.ends_with(".toml") {
+                *prompt = std::path::absolute(&prompt)?.display().to_string();
+            }
         }
         Ok(self)
     }

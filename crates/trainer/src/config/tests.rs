@@ -209,15 +209,17 @@ fn what_the_task_files_state_is_taken_over_an_algorithms_own() {
 }
 
 #[test]
-fn refocus_is_explained_and_filters_but_is_not_trained() {
+fn refocus_has_the_papers_settings_and_a_demo_of_its_own() {
     let plain = |name: &str| resolve_plain(&Layers { algo: Some(name.to_owned()), ..Layers::default() });
     let config = plain("refocus").unwrap();
     assert!(config.algo.picks_frames());
     assert_eq!((config.rollout.completions, config.data.frames.max), (16, 512));
-    let (folder, layers_of_file) = with_file(&config.to_toml().unwrap(), &[]);
+    let (folder, _) = with_file(&config.to_toml().unwrap(), &[]);
     assert_eq!(load_run(&folder.path().join("mine.toml"), &[]).unwrap(), config);
-    for layers in [layers(Some("refocus"), &[]), layers_of_file] {
-        assert!(error_of(resolve(&layers)).contains("does not train frame selectors yet"));
-    }
+    assert_eq!((config.selector.picks.as_slice(), config.selector.head_lr), (&[32][..], 10.0));
+    let demo = resolve(&Layers { algo: Some("refocus".into()), ..Layers::default() }).unwrap();
+    assert!(demo.demo.is_some_and(|demo| demo.is_long()));
+    assert!(demo.config.selector.backbone.is_some_and(|path| path.ends_with("data/tiny-mamba")));
+    assert!(demo.config.model.path.is_some_and(|path| path.ends_with("data/tiny-scorer")));
     assert!(one_line(&plain("refocsu").unwrap_err()).contains("did you mean \"refocus\"?"));
 }

@@ -242,11 +242,16 @@ pub struct SftTable {
     pub objective: SftObjective,
     /// Labels of the video tokens, with `objective = "cells"`: what `data scenes` writes beside the records.
     pub cells: Option<PathBuf>,
+    /// Fewest and most frames of a set, with `objective = "frames"`.
+    pub frames: [usize; 2],
+    /// Share of the sets that are given a frame of the event, where the data says when it happens; the others hold what the
+    /// draw gives.
+    pub event_share: f64,
 }
 
 impl Default for SftTable {
     fn default() -> Self {
-        Self { batch: 32, objective: SftObjective::Completion, cells: None }
+        Self { batch: 32, objective: SftObjective::Completion, cells: None, frames: [1, 32], event_share: 0.0 }
     }
 }
 
@@ -258,12 +263,17 @@ pub enum SftObjective {
     Completion,
     /// What each video token shows, through heads that are thrown away afterwards.
     Cells,
+    /// The right option's letter, from single frames of the video, as many as the draw gives and whichever: what scores
+    /// sets of frames (`[scorer]`) must be able to do.
+    Frames,
 }
 
 /// `[scorer]`: how a frozen model is asked about a set of frames (ReFoCUS, arXiv 2506.01274).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ScorerTable {
+    /// The frozen model, a Hugging Face directory of a Qwen2.5-VL model; by default that of `model.path`.
+    pub path: Option<PathBuf>,
     /// How the question is put: a prompt's name or a .toml file, as for `data.prompt`.
     pub prompt: String,
     /// What stands before each frame, `{n}` being its number, and with a line end after it if there is such a label.
@@ -274,6 +284,61 @@ pub struct ScorerTable {
 
 impl Default for ScorerTable {
     fn default() -> Self {
-        Self { prompt: "refocus".into(), frame_label: "Frame{n}: ".into(), answer_prefix: "Answer:".into() }
+        Self { path: None, prompt: "refocus".into(), frame_label: "Frame{n}: ".into(), answer_prefix: "Answer:".into() }
+    }
+}
+
+/// `[selector]`: the policy that picks frames (ReFoCUS, arXiv 2506.01274, B.2 and table 5). A new one gets the vision tower
+/// of `model.path`; if that is a selector's directory, it is trained further.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SelectorTable {
+    /// Directory of a Mamba-2 or Qwen2.5-VL model that a new selector reads frames and question with; by default the text
+    /// decoder of `model.path`.
+    pub backbone: Option<PathBuf>,
+    /// Whether the backbone begins with that model's weights; else it begins at random.
+    pub pretrained: bool,
+    /// Neighbouring tokens of a frame that are averaged into one, on each side.
+    pub pool: i64,
+    /// What stands after the frames: a prompt's name or a .toml file, as for `data.prompt`. Its system message stands
+    /// before them.
+    pub prompt: String,
+    /// Frames of a set, T'. Several are a curriculum: one after the other, each for an equal part of the run.
+    pub picks: Vec<usize>,
+    /// What `optim.lr`, the backbone's learning rate, is multiplied by for the selector's own heads.
+    pub head_lr: f64,
+}
+
+impl SelectorTable {
+    /// Frames of a set in a step, counted from 1, of a run of `steps` steps.
+    pub fn picks_at(&self, step: u64, steps: u64) -> usize {
+        let stages = self.picks.len() as u64;
+        let stage = step.saturating_sub(1) * stages / steps.max(1);
+        self.picks.get(stage.min(stages.saturating_sub(1)) as usize).copied().unwrap_or_default()
+    }
+
+    /// Frames of a set where selectors are evaluated: those of the last stage.
+    pub fn last_picks(&self) -> usize {
+        self.picks.last().copied().unwrap_or_default()
+    }
+}
+
+impl Default for SelectorTable {
+    fn default() -> Self {
+        Self { backbone: None, pretrained: true, pool: 2, prompt: "question".into(), picks: vec![32], head_lr: 10.0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_curriculum_gives_every_number_of_picks_an_equal_part_of_the_run() {
+        let table = SelectorTable { picks: vec![4, 8, 16], ..SelectorTable::default() };
+        let picks: Vec<_> = (1..=9).map(|step| table.picks_at(step, 9)).collect();
+        assert_eq!(picks, [4, 4, 4, 8, 8, 8, 16, 16, 16]);
+        assert_eq!((table.picks_at(12, 9), table.last_picks()), (16, 16));
+        assert_eq!(SelectorTable::default().picks_at(1, 500), 32);
     }
 }

@@ -50,8 +50,28 @@ impl Config {
         pixels("eval.pixels", &eval.pixels)?;
         prompts("data.prompt", &self.data.prompt)?;
         prompts("scorer.prompt", &self.scorer.prompt)?;
+        prompts("selector.prompt", &self.selector.prompt)?;
+        self.validate_selector()?;
         self.algo.algorithm().context("algo").user()?;
         Rubric::new(self.reward.clone()).user()?;
+        Ok(())
+    }
+
+    fn validate_selector(&self) -> Result<()> {
+        let selector = &self.selector;
+        within("selector.head_lr", selector.head_lr, 0.0, f64::MAX)?;
+        if !(1..=64).contains(&selector.pool) {
+            return Err(user_error(format!("selector.pool must be from 1 to 64, found {}", selector.pool)));
+        }
+        if selector.picks.is_empty() || selector.picks.contains(&0) {
+            let expected = "expected numbers of frames, at least 1 each, as in [4, 8]";
+            return Err(user_error(format!("selector.picks: {expected}; found {:?}", selector.picks)));
+        }
+        within("sft.event_share", self.sft.event_share, 0.0, 1.0)?;
+        let [fewest, most] = self.sft.frames;
+        if fewest == 0 || fewest > most {
+            return Err(user_error(format!("sft.frames: expected 1 <= fewest <= most, found {fewest} and {most}")));
+        }
         Ok(())
     }
 }
@@ -107,6 +127,7 @@ fn frames(key: &str, table: &FramesTable) -> Result<()> {
         SamplingMode::Fps if table.min == 0 || table.min > table.max => {
             Err(user_error(format!("{key}: expected 1 <= min <= max, found min {} and max {}", table.min, table.max)))
         }
+        _ if table.picks == 0 => Err(user_error(format!("{key}.picks must be at least 1, found 0"))),
         _ => Ok(()),
     }
 }

@@ -13,6 +13,7 @@ use super::{Example, MediaReader, Medium, Records, Source};
 use crate::cli::Ablation;
 use crate::config::{Config, FramesTable, PixelsTable, SamplingMode, prompts};
 use crate::error::{UserContext, user_error};
+use crate::frame_sets::Picked;
 use crate::stats::event_frames;
 
 /// An example ready for the policy.
@@ -73,6 +74,7 @@ pub struct Preparer {
     text: Arc<TextProcessor>,
     prompts: Prompts,
     longest: usize,
+    picked: Option<Picked>,
 }
 
 /// What is seen of examples' videos, and by whom.
@@ -123,7 +125,7 @@ impl Examples {
     /// A user error: the records or the model's preprocessing cannot be read.
     pub fn evaluation(asked: &Asked<'_>, config: &Config, model: &Path, text: Arc<TextProcessor>) -> Result<Self> {
         let ablation = asked.ablation;
-        let one = FramesTable { sampling: SamplingMode::Uniform, count: 1, ..config.eval.frames.clone() };
+        let one = FramesTable { sampling: SamplingMode::Uniform, count: 1, from: None, ..config.eval.frames.clone() };
         let view = View::evaluation(config, model);
         let view = if ablation == Some(Ablation::FirstFrame) { View { frames: &one, ..view } } else { view };
         let examples = Self::of(config.data.test_records(asked.file)?.into(), &view, config, text)?;
@@ -150,6 +152,11 @@ impl Examples {
     pub fn records(&self) -> &Records {
         &self.records
     }
+
+    /// The model's tokens.
+    pub fn text(&self) -> &Arc<TextProcessor> {
+        &self.preparer.text
+    }
 }
 
 impl Preparer {
@@ -164,6 +171,7 @@ impl Preparer {
             text,
             prompts: prompts("data.prompt", &data.prompt)?,
             longest: data.max_prompt_tokens.min(room(view.model, config)?),
+            picked: Picked::of(view, config, root)?,
         })
     }
 
@@ -172,7 +180,7 @@ impl Preparer {
     /// # Errors
     /// A medium cannot be read, or the prompt is too long.
     pub fn ready(&self, example: Example) -> Result<Prepared> {
-        let media = example.media.iter().map(|path| self.read(path)).collect::<Result<Vec<_>>>()?;
+        let media = example.media.iter().map(|medium| self.read(&example, medium)).collect::<Result<Vec<_>>>()?;
         let event = event(&example, &media);
         let shapes = media.iter().map(|medium| self.media.shape(medium.patches())).collect();
         let turn = self.prompts.fill(&example, seen(&example, &media))?;
@@ -188,10 +196,14 @@ impl Preparer {
         Ok(Prepared { example, record: 0, asked, prompt, shapes, event })
     }
 
-    fn read(&self, medium: &Medium) -> Result<Media> {
-        Ok(match medium {
-            Medium::Video { path, clip } => Media::Video(Arc::new(self.media.video(path, *clip)?)),
-            Medium::Image(path) => Media::Image(Arc::new(self.media.image(path)?)),
+    fn read(&self, example: &Example, medium: &Medium) -> Result<Media> {
+        Ok(match (medium, &self.picked) {
+            (Medium::Video { path, clip }, None) => Media::Video(Arc::new(self.media.video(path, *clip)?)),
+            (Medium::Video { path, clip }, Some(picked)) => {
+                let places = picked.places(example, path, *clip)?;
+                Media::Video(Arc::new(self.media.video_of(path, *clip, &places)?))
+            }
+            (Medium::Image(path), _) => Media::Image(Arc::new(self.media.image(path)?)),
         })
     }
 }

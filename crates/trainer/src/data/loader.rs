@@ -120,6 +120,11 @@ impl<S: Source> Loader<S> {
         Ok(loader)
     }
 
+    /// Where its examples come from.
+    pub fn source(&self) -> &S {
+        &self.source
+    }
+
     /// Where the loader stands after the batches taken so far.
     pub fn state(&self) -> &LoaderState {
         &self.state

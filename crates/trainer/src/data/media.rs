@@ -36,6 +36,8 @@ pub struct MediaReader {
 pub struct Apart {
     /// Each as an image.
     pub frames: Vec<Patches>,
+    /// Their places in the video, counted from 0.
+    pub indices: Vec<usize>,
     /// Their times, in seconds from the first frame of the video.
     pub times: Vec<f64>,
     /// Length of the video, seconds.
@@ -90,7 +92,16 @@ impl MediaReader {
     pub fn frames_apart(&self, path: &Path, clip: Clip) -> Result<Apart> {
         let all = self.memory.get_or(path, clip, || self.frames(path, clip))?;
         let frames = all.images.iter().map(|image| self.processor.frame(image)).collect::<Result<_, _>>()?;
-        Ok(Apart { frames, times: all.times.clone(), duration: all.duration })
+        Ok(Apart { frames, indices: all.indices.clone(), times: all.times.clone(), duration: all.duration })
+    }
+
+    /// The patches of some of the frames that [`MediaReader::frames_apart`] gives, by their places among them.
+    ///
+    /// # Errors
+    /// As [`MediaReader::video`].
+    pub fn video_of(&self, path: &Path, clip: Clip, places: &[usize]) -> Result<Patches> {
+        let frames = self.memory.get_or(path, clip, || self.frames(path, clip))?;
+        Ok(self.processor.video(&frames.only(places), self.time_scale)?)
     }
 
     /// The sampled frames of a video, from the cache if they are there whole. A damaged entry is written anew.
@@ -121,6 +132,14 @@ impl MediaReader {
     ///
     /// # Errors
     /// It can neither be decoded nor is it prepared.
+    pub fn pictures(&self, path: &Path, clip: Clip) -> Result<Vec<RgbImage>> {
+        Ok(self.sampled(path, clip)?.images)
+    }
+
+    /// The same, one for each temporal grid.
+    ///
+    /// # Errors
+    /// As [`MediaReader::pictures`].
     pub fn shown(&self, path: &Path, clip: Clip) -> Result<Shown> {
         let frames = self.sampled(path, clip)?;
         let pictures = frames.images.into_iter().step_by(self.processor.temporal_patch_size).collect();

@@ -36,6 +36,8 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     };
     let mut config = resolve_plain(&args.settings.layers(args.algo.as_deref()))?;
     config.data.test_format = args.benchmark.or(config.data.test_format);
+    config.eval.frames.from = args.frames_from.clone().or(config.eval.frames.from);
+    config.eval.frames.picks = args.frames.map_or(config.eval.frames.picks, usize::from);
     existing("--model", model)?;
     let file = args.data.as_deref().or(config.data.test.as_deref());
     let file = file.context("which examples? name them by --data or data.test").user()?.to_owned();
@@ -98,6 +100,7 @@ fn sit(examinee: &Examinee<'_>, exam: &Exam<'_>, output: &Path, kept: &mut Vec<B
 fn asked(examinee: &Examinee<'_>, exam: &Exam<'_>) -> Result<String> {
     let config = examinee.config;
     let prompt = Path::new(&config.data.prompt);
+    let selector = config.eval.frames.from.as_deref().map(|dir| state(&dir.join("model.safetensors")));
     let files =
         [state(examinee.dir), state(&examinee.dir.join("model.safetensors")), state(exam.asked.file), state(prompt)];
     // In the order of their names, so that the same words are the same text.
@@ -106,7 +109,7 @@ fn asked(examinee: &Examinee<'_>, exam: &Exam<'_>) -> Result<String> {
     let model = &config.model;
     let settings =
         (&config.data, config.eval.protocol(), &config.reward, model.dtype, config.eval_tokens(), config.run.seed);
-    Ok(serde_json::to_string(&(files, settings, exam.asked.ablation.map(word), described))?)
+    Ok(serde_json::to_string(&(files, selector, settings, exam.asked.ablation.map(word), described))?)
 }
 
 fn fingerprint(value: &impl Hash) -> u64 {
@@ -147,8 +150,14 @@ fn appended(path: &Path, end: &str) -> PathBuf {
 pub fn protocol(config: &Config) -> String {
     let eval = &config.eval;
     let budget = eval.pixels.budget();
+    let picked = eval
+        .frames
+        .from
+        .as_deref()
+        .map(|selector| format!("{} picked by {} of ", eval.frames.picks, selector.display()));
     format!(
-        "frames {:?}, {} to {} pixels per frame, temperature {}, top-p {}, top-k {}, repetition penalty {}",
+        "frames {}{:?}, {} to {} pixels per frame, temperature {}, top-p {}, top-k {}, repetition penalty {}",
+        picked.unwrap_or_default(),
         eval.frames.sampling(),
         budget.min_pixels,
         budget.max_pixels,

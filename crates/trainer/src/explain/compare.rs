@@ -22,7 +22,7 @@ use crate::run::write_atomically;
 /// A user error: no algorithm has all it needs, a setting is wrong, or the tensors disagree in shape.
 pub(super) fn run(args: &ExplainArgs, group: &RecordedGroup) -> Result<()> {
     let names: Vec<&str> = match args.algo.as_slice() {
-        [] => algorithm_names().to_vec(),
+        [] => algorithm_names().iter().copied().filter(|name| *name != refocus::NAME).collect(),
         named => named.iter().map(String::as_str).collect(),
     };
     if names.contains(&refocus::NAME) {

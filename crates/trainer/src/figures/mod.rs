@@ -10,6 +10,7 @@ mod heat;
 mod page;
 mod picture;
 mod plot;
+mod sheet;
 mod table;
 
 pub use bars::{BarChart, Bars};
@@ -18,4 +19,5 @@ pub use curves::{Curve, CurveChart, Stroke};
 pub use heat::{Column, HeatMap, MAX_ROWS, Span};
 pub use page::{Page, Section};
 pub use picture::{Picture, data_uri, visible};
+pub use sheet::{ContactSheet, Thumbnail};
 pub use table::Table;

@@ -28,6 +28,11 @@ impl Table {
         self.rows.push(row);
     }
 
+    /// Names of its columns.
+    pub fn header(&self) -> &[String] {
+        &self.header
+    }
+
     /// Its rows.
     pub fn rows(&self) -> &[Vec<String>] {
         &self.rows

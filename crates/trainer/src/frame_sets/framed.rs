@@ -4,10 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
+use foveate_data::letter;
 use foveate_policy::Media;
 
 use crate::config::Config;
-use crate::data::{Example, MediaReader, Medium, Records, Source, View};
+use crate::data::{Apart, Example, MediaReader, Medium, Records, Source, View};
+use crate::error::UserContext;
+use crate::stats::event_frames;
 
 /// A question about candidate frames of a video.
 #[derive(Debug, Clone)]
@@ -18,10 +21,37 @@ pub struct Framed {
     pub record: usize,
     /// The candidate frames, each an image of its own.
     pub frames: Vec<Media>,
+    /// Their places in the video, counted from 0.
+    pub indices: Vec<usize>,
     /// Their times, in seconds.
     pub times: Vec<f64>,
     /// Length of the video in seconds.
     pub duration: f64,
+}
+
+impl Framed {
+    /// A record's question about these frames.
+    pub fn new(example: Example, record: usize, apart: Apart) -> Self {
+        let Apart { frames, indices, times, duration } = apart;
+        let frames = frames.into_iter().map(|patches| Media::Image(Arc::new(patches))).collect();
+        Self { example, record, frames, indices, times, duration }
+    }
+
+    /// The right option's number.
+    ///
+    /// # Errors
+    /// The answer is not one letter.
+    pub fn gold(&self) -> Result<usize> {
+        let example = &self.example;
+        let gold = (0..example.options.len()).position(|option| letter(option) == example.answer);
+        gold.with_context(|| format!("answer: expected one of the options, found {:?}", example.answer))
+    }
+
+    /// Which candidates show the event that is asked about, where the data says when it happens.
+    pub fn event(&self) -> Option<Vec<bool>> {
+        let (times, spans) = (&self.times, &self.example.spans);
+        (!spans.is_empty()).then(|| event_frames(times, times.len(), spans))
+    }
 }
 
 /// A file of records as a source of such.
@@ -32,13 +62,35 @@ pub struct FramedExamples {
 }
 
 impl FramedExamples {
-    /// Examples whose candidate frames are those that training would sample for the model.
+    /// Examples whose candidate frames are those that are sampled for this view.
     ///
     /// # Errors
     /// A user error: the model's preprocessing cannot be read.
-    pub fn new(records: Arc<Records>, config: &Config, model: &Path) -> Result<Self> {
-        let media = MediaReader::new(&View::training(config, model), &config.data, records.media_root())?;
+    pub fn new(records: Arc<Records>, view: &View<'_>, config: &Config) -> Result<Self> {
+        let media = MediaReader::new(view, &config.data, records.media_root())?;
         Ok(Self { records, media })
+    }
+
+    /// Those to train on.
+    ///
+    /// # Errors
+    /// A user error: `data.train` is not given, or the records or the model's preprocessing cannot be read.
+    pub fn train(config: &Config, model: &Path) -> Result<Self> {
+        let file = config.data.train.as_deref().context("data.train is not given").user()?;
+        Self::new(config.data.training_records(file)?.into(), &View::training(config, model), config)
+    }
+
+    /// Those that are held out.
+    ///
+    /// # Errors
+    /// As [`FramedExamples::train`], for this file.
+    pub fn evaluation(file: &Path, config: &Config, model: &Path) -> Result<Self> {
+        Self::new(config.data.test_records(file)?.into(), &View::evaluation(config, model), config)
+    }
+
+    /// The records.
+    pub fn records(&self) -> &Records {
+        &self.records
     }
 
     fn frames(&self, example: Example, record: usize) -> Result<Framed> {
@@ -48,13 +100,7 @@ impl FramedExamples {
         let options = example.options.len();
         ensure!(options >= 2, "expected a question with at least 2 options, found {options}");
         let apart = self.media.frames_apart(path, *clip)?;
-        Ok(Framed {
-            record,
-            frames: apart.frames.into_iter().map(|patches| Media::Image(Arc::new(patches))).collect(),
-            times: apart.times,
-            duration: apart.duration,
-            example,
-        })
+        Ok(Framed::new(example, record, apart))
     }
 }
 

@@ -1,9 +1,19 @@
 //! Sets of frames and what they are worth to a frozen model (ReFoCUS, arXiv 2506.01274).
 
+mod asker;
 mod framed;
+mod picked;
+mod picker;
 mod scorer;
 mod sensitivity;
+mod spread;
+mod step;
 
+pub use asker::FrameAsker;
 pub use framed::{Framed, FramedExamples};
-pub use scorer::FrameScorer;
+pub use picked::Picked;
+pub use picker::{Picker, sets};
+pub use scorer::{FrameScorer, Judged};
 pub use sensitivity::Sensitivity;
+pub use spread::temporal_entropy;
+pub use step::{PickLine, PickStepped, PickStepper};

@@ -16,7 +16,7 @@ use super::{FrameScorer, Framed, FramedExamples};
 use crate::answer::answered;
 use crate::cli::FilterArgs;
 use crate::config::{OnBadExample, resolve_plain};
-use crate::data::{Loader, LoaderOptions, LoaderState, Order};
+use crate::data::{Loader, LoaderOptions, LoaderState, Order, View};
 use crate::error::{UserContext, existing, user_error};
 use crate::run::write_lines;
 
@@ -57,7 +57,7 @@ impl Sensitivity {
             return Err(user_error("--subset-frames: expected at least 1"));
         }
         let scorer = FrameScorer::load(model, &config)?;
-        let examples = FramedExamples::new(Arc::clone(records), &config, model)?;
+        let examples = FramedExamples::new(Arc::clone(records), &View::training(&config, model), &config)?;
         let data = &config.data;
         let options = LoaderOptions { depth: 2, threads: data.threads, on_bad: data.on_bad_example };
         let mut loader = Loader::new(examples, Order::Once(records.len()), options, LoaderState::default())?;
@@ -101,7 +101,7 @@ fn of_question(scorer: &FrameScorer, framed: &Framed, count: usize) -> Result<Ma
     let windows = windows(frames);
     let sides = [0, 1].into_iter().flat_map(|side| windows.iter().map(move |window| &window[side]));
     let sets: Vec<_> = sides.filter(|frames| !frames.is_empty()).map(|frames| evenly(frames, count)).collect();
-    let margins = scorer.rewards(framed, &sets)?.to_vec();
+    let margins = scorer.judge(framed, &sets)?.rewards().to_vec();
     let variance = variance(&margins).ok_or_else(|| anyhow::anyhow!("a margin is no number"))?;
     Ok(Margins { id: framed.example.id.clone(), frames, margins, variance })
 }

@@ -46,13 +46,25 @@ pub fn write_streaming(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result
 /// # Errors
 /// The file cannot be written, or a value has no JSON form.
 pub fn write_lines<T: Serialize>(path: &Path, values: &[T]) -> Result<()> {
-    write_streaming(path, |mut file| {
-        for value in values {
-            serde_json::to_writer(&mut file, value)?;
-            file.write_all(b"\n")?;
-        }
-        Ok(())
-    })
+    write_streaming(path, |file| put_lines(file, values))
+}
+
+/// Values as JSON, one a line.
+///
+/// # Errors
+/// A value has no JSON form.
+pub fn lines<T: Serialize>(values: &[T]) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    put_lines(&mut bytes, values)?;
+    Ok(bytes)
+}
+
+fn put_lines<T: Serialize>(mut file: &mut dyn Write, values: &[T]) -> Result<()> {
+    for value in values {
+        serde_json::to_writer(&mut file, value)?;
+        file.write_all(b"\n")?;
+    }
+    Ok(())
 }
 
 /// Writes a value as JSON, atomically.

@@ -9,7 +9,7 @@ mod progress;
 mod signals;
 
 pub use completions::CompletionLine;
-pub use files::{read_json, write_atomically, write_json, write_lines, write_streaming};
+pub use files::{lines, read_json, write_atomically, write_json, write_lines, write_streaming};
 pub use folder::RunFolder;
 pub use log::{LOG_FILE, init as init_log};
 pub use metrics::{MetricsFile, StepMetrics};

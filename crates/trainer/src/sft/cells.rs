@@ -14,7 +14,10 @@ use serde_json::Value;
 use tch::{Kind, Reduction, Tensor};
 
 use super::{Learnt, Objective};
-use crate::{data::Prepared, error::UserContext};
+use crate::{
+    data::{Examples, Prepared},
+    error::UserContext,
+};
 
 /// One line of a labels file: for each temporal grid, each of its tokens' attributes by name.
 #[derive(Deserialize)]
@@ -83,6 +86,8 @@ fn read(path: &Path) -> Result<Vec<Line>> {
 }
 
 impl Objective for Cells {
+    type Source = Examples;
+
     fn learn(&mut self, policy: &Vlm, optimizer: &AdamW, batch: &[Prepared]) -> Result<Learnt> {
         let mut features = Vec::new();
         let mut targets: Vec<Vec<i64>> = vec![Vec::new(); self.probes.len()];

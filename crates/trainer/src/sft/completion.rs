@@ -3,25 +3,23 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use foveate_policy::{AdamW, Completions, Recompute, ScoreGradients, TextProcessor, Vlm};
+use foveate_policy::{AdamW, Completions, Encoded, ScoreGradients, TextProcessor, Vlm};
 use tch::{Kind, Tensor};
 
-use super::{Learnt, Objective};
+use super::{Learnt, Objective, Packing};
 use crate::{
-    config::OptimTable,
-    data::Prepared,
+    data::{Examples, Prepared},
     passes::{Sizes, cut, passes, segments},
 };
 
 pub(super) struct Completion {
     text: Arc<TextProcessor>,
-    pass_tokens: usize,
-    recompute: Recompute,
+    packing: Packing,
 }
 
 impl Completion {
-    pub(super) fn new(text: Arc<TextProcessor>, optim: &OptimTable) -> Self {
-        Self { text, pass_tokens: optim.pass_tokens, recompute: optim.recompute }
+    pub(super) fn new(text: Arc<TextProcessor>, packing: Packing) -> Self {
+        Self { text, packing }
     }
 
     /// Ids of an example's target and the end of sequence.
@@ -35,6 +33,8 @@ impl Completion {
 }
 
 impl Objective for Completion {
+    type Source = Examples;
+
     fn learn(&mut self, policy: &Vlm, optimizer: &AdamW, batch: &[Prepared]) -> Result<Learnt> {
         let pairs = batch
             .iter()
@@ -43,20 +43,30 @@ impl Objective for Completion {
                 Ok((policy.encode(&sample.prompt)?, target))
             })
             .collect::<Result<Vec<_>>>()?;
-        let sizes: Vec<_> = pairs.iter().map(|(prompt, target)| Sizes::of(prompt, target)).collect();
-        let tokens = sizes.iter().flat_map(|sizes| &sizes.completions).sum::<i64>() as f64;
-        let head = policy.head(1.0);
-        let (mut loss, mut right) = (0.0, 0.0);
-        for parts in passes(sizes.iter().enumerate(), self.pass_tokens) {
-            let parts = cut(&parts, |index| (&pairs[index].0, &pairs[index].1));
-            let pass = policy.training_pass(&segments(&parts), self.recompute)?;
-            let scores = pass.score(&head);
-            loss -= scores.logprobs.sum(Kind::Double).double_value(&[]);
-            right += head.likeliest(&pass.hidden()).eq_tensor(pass.tokens()).sum(Kind::Double).double_value(&[]);
-            let gradient = Tensor::full_like(&scores.logprobs, -1.0 / tokens);
-            pass.backward(&head, &ScoreGradients { logprobs: gradient, entropy: None });
-            optimizer.accumulate();
-        }
-        Ok(Learnt { loss: loss / tokens, accuracy: right / tokens })
+        learn(policy, optimizer, &pairs, self.packing)
     }
+}
+
+/// Adds the gradients of the targets' mean cross-entropy behind their prompts.
+pub(super) fn learn(
+    policy: &Vlm,
+    optimizer: &AdamW,
+    pairs: &[(Encoded, Completions)],
+    packing: Packing,
+) -> Result<Learnt> {
+    let sizes: Vec<_> = pairs.iter().map(|(prompt, target)| Sizes::of(prompt, target)).collect();
+    let tokens = sizes.iter().flat_map(|sizes| &sizes.completions).sum::<i64>() as f64;
+    let head = policy.head(1.0);
+    let (mut loss, mut right) = (0.0, 0.0);
+    for parts in passes(sizes.iter().enumerate(), packing.tokens) {
+        let parts = cut(&parts, |index| (&pairs[index].0, &pairs[index].1));
+        let pass = policy.training_pass(&segments(&parts), packing.recompute)?;
+        let scores = pass.score(&head);
+        loss -= scores.logprobs.sum(Kind::Double).double_value(&[]);
+        right += head.likeliest(&pass.hidden()).eq_tensor(pass.tokens()).sum(Kind::Double).double_value(&[]);
+        let gradient = Tensor::full_like(&scores.logprobs, -1.0 / tokens);
+        pass.backward(&head, &ScoreGradients { logprobs: gradient, entropy: None });
+        optimizer.accumulate();
+    }
+    Ok(Learnt { loss: loss / tokens, accuracy: right / tokens })
 }

@@ -2,18 +2,20 @@
 
 mod cells;
 mod completion;
+mod frames;
 
 use std::{path::Path, sync::Arc, time::Instant};
 
 use anyhow::{Context, Result};
-use foveate_policy::{AdamW, LoadOptions, TextProcessor, Trainable, Vlm};
+use foveate_policy::{AdamW, LoadOptions, Recompute, TextProcessor, Trainable, Vlm};
 
-use self::{cells::Cells, completion::Completion};
+use self::{cells::Cells, completion::Completion, frames::Frames};
 use crate::{
     cli::SftArgs,
     config::{Config, SftObjective, resolve_plain},
-    data::{Examples, Loader, LoaderOptions, LoaderState, Order, Prepared},
+    data::{Examples, Loader, LoaderOptions, LoaderState, Order, Source},
     error::{UserContext, existing, user_error},
+    frame_sets::FramedExamples,
     run::{MetricsFile, Progress, StepMetrics, Stop},
     schedule::learning_rate,
     train::load_options,
@@ -24,8 +26,11 @@ const LOG: &str = "sft.jsonl";
 
 /// What a step of supervised training learns from.
 trait Objective {
+    /// Examples as they are learnt from.
+    type Source: Source;
+
     /// Adds the gradients of a batch to the parameters, and to what `optimizer` accumulates.
-    fn learn(&mut self, policy: &Vlm, optimizer: &AdamW, batch: &[Prepared]) -> Result<Learnt>;
+    fn learn(&mut self, policy: &Vlm, optimizer: &AdamW, batch: &[<Self::Source as Source>::Item]) -> Result<Learnt>;
 
     /// Parameters of the objective's own, which are thrown away in the end.
     fn parameters(&self) -> Vec<(String, tch::Tensor)> {
@@ -59,17 +64,27 @@ pub fn run(args: &SftArgs) -> Result<()> {
     let stop = Stop::listen()?;
     let policy = load(args, &config)?;
     let text = Arc::new(TextProcessor::load(&args.model).user()?);
-    let mut objective: Box<dyn Objective> = match config.sft.objective {
-        SftObjective::Completion => Box::new(Completion::new(Arc::clone(&text), &config.optim)),
+    let course = Course { config: &config, output: &args.output, stop: &stop };
+    let packing = Packing { tokens: config.optim.pass_tokens, recompute: config.optim.recompute };
+    match config.sft.objective {
+        SftObjective::Completion => {
+            let examples = Examples::train(&config, &args.model, Arc::clone(&text))?;
+            let count = examples.records().len();
+            train(&policy, &mut Completion::new(text, packing), (examples, count), &course)?;
+        }
         SftObjective::Cells => {
             let path = config.sft.cells.as_deref();
             let path = path.ok_or_else(|| user_error("sft.objective = \"cells\" needs sft.cells, a file of labels"))?;
-            Box::new(Cells::open(path, &policy, config.run.seed as i64)?)
+            let examples = Examples::train(&config, &args.model, text)?;
+            let count = examples.records().len();
+            train(&policy, &mut Cells::open(path, &policy, config.run.seed as i64)?, (examples, count), &course)?;
         }
-    };
-    let examples = Examples::train(&config, &args.model, text)?;
-    fs_err::create_dir_all(&args.output)?;
-    train(&policy, objective.as_mut(), examples, &Course { config: &config, output: &args.output, stop: &stop })?;
+        SftObjective::Frames => {
+            let examples = FramedExamples::train(&config, &args.model)?;
+            let count = examples.records().len();
+            train(&policy, &mut Frames::new(&args.model, &config, packing)?, (examples, count), &course)?;
+        }
+    }
     policy.save(&args.output)?;
     tracing::info!("saved {}", args.output.display());
     Ok(())
@@ -85,16 +100,31 @@ fn load(args: &SftArgs, config: &Config) -> Result<Vlm> {
     Vlm::load(&args.model, &options).user()
 }
 
+/// How sequences go through the policy.
+#[derive(Debug, Clone, Copy)]
+struct Packing {
+    /// Most tokens of a pass; 0: all.
+    tokens: usize,
+    recompute: Recompute,
+}
+
 struct Course<'a> {
     config: &'a Config,
     output: &'a Path,
     stop: &'a Stop,
 }
 
-fn train(policy: &Vlm, objective: &mut dyn Objective, examples: Examples, course: &Course<'_>) -> Result<()> {
+/// Trains on examples, of which there are so many, and saves what is learnt in between.
+fn train<O: Objective>(
+    policy: &Vlm,
+    objective: &mut O,
+    (examples, count): (O::Source, usize),
+    course: &Course<'_>,
+) -> Result<()> {
     let config = course.config;
+    fs_err::create_dir_all(course.output)?;
     let (optim, steps, size) = (&config.optim, config.run.steps, config.sft.batch);
-    let order = Order::shuffled(examples.records().len(), config.run.seed);
+    let order = Order::shuffled(count, config.run.seed);
     let ahead = LoaderOptions { depth: 2 * size, threads: config.data.threads, on_bad: config.data.on_bad_example };
     let mut loader = Loader::new(examples, order, ahead, LoaderState::default())?;
     let extra = objective.parameters();

@@ -2,13 +2,11 @@
 
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
-use super::{Run, every};
+use super::{Run, every, learner::Learner};
 use crate::{
-    answer::{Exam, Examinee, Nowhere, answered},
     config::{Config, load_run},
-    data::Asked,
     error::user_error,
     eval::{self, Item, comparison, read_items},
     run::{RunFolder, write_lines},
@@ -32,7 +30,7 @@ pub(super) fn resumed(folder: &RunFolder, changes: &[String]) -> Result<Config> 
     Ok(config)
 }
 
-impl Run<'_> {
+impl<L: Learner> Run<'_, L> {
     /// The evaluation of this step, if there is to be one.
     pub(super) fn evaluate_if_due(&self) -> Result<()> {
         let step = self.state.step;
@@ -57,12 +55,8 @@ impl Run<'_> {
         if path.exists() {
             return Ok(Some(read_items(&path)?));
         }
-        let model = self.config.model.path.as_deref().context("model.path is not given")?;
-        let examinee =
-            Examinee { policy: &self.policy, dir: model, text: &self.text, rubric: &self.rubric, config: self.config };
         tracing::info!("evaluating ({name})");
-        let exam = Exam { asked: Asked::whole(test), stop: self.stop };
-        let answers = examinee.answer(&exam, &mut Nowhere, &answered())?;
+        let answers = self.learner.answer(self.config, test, self.stop)?;
         if self.stop.requested() {
             return Ok(None);
         }
@@ -81,8 +75,8 @@ impl Run<'_> {
         let table = match (before, after) {
             (Some(before), Some(after)) => {
                 let table = comparison(before, after);
-                let event = attention(before, after).unwrap_or_default();
-                format!("\n{name}: held-out accuracy in percent, with 95% intervals\n\n{table}{event}\n")
+                let remarks = L::remarks(before, after);
+                format!("\n{name}: held-out accuracy in percent, with 95% intervals\n\n{table}{remarks}\n")
             }
             _ => String::new(),
         };
@@ -96,13 +90,4 @@ impl Run<'_> {
             self.state.loader.bad.len()
         )
     }
-}
-
-/// A line on the attention to the event, where the examples know of one.
-fn attention(before: &[Item], after: &[Item]) -> Option<String> {
-    let (before, after) = (eval::event(before)?, eval::event(after)?);
-    Some(format!(
-        "attention on the event's frames: {:.3} before, {:.3} after, {:.3} if it were uniform\n",
-        before.mass, after.mass, after.uniform
-    ))
 }

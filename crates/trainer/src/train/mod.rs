@@ -1,38 +1,38 @@
 //! Training: from a configuration to a run folder, step by step.
 
 mod evaluations;
+mod learner;
+mod picks;
+mod tokens;
 
 use std::{
     path::Path,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
-use foveate_policy::{AdamW, LoadOptions, TextProcessor, Trainable, Vlm, read_safetensors, runtime, write_safetensors};
-use foveate_reward::Rubric;
+use foveate_policy::{AdamW, LoadOptions, Trainable, read_safetensors, runtime, write_safetensors};
 use serde::{Deserialize, Serialize};
 
 use self::evaluations::resumed;
 pub(crate) use self::evaluations::{AFTER, BEFORE};
+use self::learner::Learner;
+use self::{picks::PickLearner, tokens::TokenLearner};
 use crate::{
     cli::TrainArgs,
     config::{Config, Demo, Resolved, resolve},
-    data::{Examples, Loader, LoaderOptions, LoaderState, Order},
+    data::{Batch, Loader, LoaderOptions, LoaderState, Order},
     error::{UserContext, existing, one_line, user_error},
-    measure::{StepFacts, completion_lines, metrics, tokens},
     plan,
     run::{
         LOG_FILE, MetricsFile, Progress, RunFolder, StepMetrics, Stop, init_log, read_json, write_atomically,
-        write_json, write_lines,
+        write_json,
     },
     scenes,
-    step::Stepper,
-    update::Updater,
 };
 
 /// Policy directory, optimizer state and position within a checkpoint.
-const POLICY: &str = "policy";
+pub(crate) const POLICY: &str = "policy";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
 
@@ -57,7 +57,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
             existing("--resume", path)?;
             let config = resumed(&RunFolder::open(path)?, &args.settings.set)?;
             // Its scenes may have been removed meanwhile.
-            let demo = Demo::find().ok().filter(|demo| demo.trains(&config));
+            let demo = Demo::find(config.algo.picks_frames()).ok().filter(|demo| demo.trains(&config));
             Resolved { config, demo }
         }
         None => resolve(&args.settings.layers(args.algo.as_deref()))?,
@@ -77,13 +77,26 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         Some(path) => unfinished(RunFolder::open(path)?, config)?,
         None => RunFolder::choose(args.output.as_deref(), config)?,
     };
-    let named =
-        [("model.path", &config.model.path), ("data.train", &config.data.train), ("data.test", &config.data.test)];
+    let named = [
+        ("model.path", &config.model.path),
+        ("scorer.path", &config.scorer.path),
+        ("selector.backbone", &config.selector.backbone),
+        ("data.train", &config.data.train),
+        ("data.test", &config.data.test),
+    ];
     for (key, path) in named {
         path.as_deref().map_or(Ok(()), |path| existing(key, path))?;
     }
+    if config.algo.picks_frames() {
+        train::<PickLearner>(config, &folder)
+    } else {
+        train::<TokenLearner>(config, &folder)
+    }
+}
+
+fn train<L: Learner>(config: &Config, folder: &RunFolder) -> Result<()> {
     let stop = Stop::listen()?;
-    let run = Run::start(config, &folder, &stop)?;
+    let run = Run::<L>::start(config, folder, &stop)?;
     // Only now: what cannot start leaves no folder behind.
     folder.begin(config)?;
     init_log(Some(&folder.log()))?;
@@ -105,19 +118,14 @@ fn unfinished(folder: RunFolder, config: &Config) -> Result<RunFolder> {
 }
 
 /// A run under way.
-struct Run<'a> {
+struct Run<'a, L: Learner> {
     config: &'a Config,
     folder: &'a RunFolder,
     stop: &'a Stop,
-    policy: Vlm,
-    reference: Option<Vlm>,
-    optimizer: AdamW,
-    text: Arc<TextProcessor>,
-    rubric: Rubric,
-    loader: Loader<Examples>,
+    learner: L,
+    loader: Loader<L::Source>,
     state: State,
     waits: Waits,
-    warned: bool,
 }
 
 /// Seconds of the steps that this process has done.
@@ -129,66 +137,29 @@ struct Waits {
     data: f64,
 }
 
-impl<'a> Run<'a> {
+impl<'a, L: Learner> Run<'a, L> {
     /// Loads everything, from the newest checkpoint if the run has one.
     fn start(config: &'a Config, folder: &'a RunFolder, stop: &'a Stop) -> Result<Self> {
-        let model = config.model.path.as_deref().context("model.path is not given").user()?;
         let checkpoint = folder.latest_checkpoint()?.map(|(_, path)| path);
         let state: State = match &checkpoint {
             None => State::default(),
             Some(path) => read_json(&path.join(STATE))?,
         };
         // First, so that the first examples are decoded while the models are loaded.
-        let text = Arc::new(TextProcessor::load(model).user()?);
-        let examples = Examples::train(config, model, Arc::clone(&text))?;
+        let (examples, count) = L::examples(config)?;
         if let Some(test) = &config.data.test {
             // Hours before it is first read.
             config.data.test_records(test)?;
         }
-        let order = Order::shuffled(examples.records().len(), config.run.seed);
+        let order = Order::shuffled(count, config.run.seed);
         let depth = match config.data.prefetch {
             0 => 2 * config.rollout.prompts_per_step,
             depth => depth,
         };
         let ahead = LoaderOptions { depth, threads: config.data.threads, on_bad: config.data.on_bad_example };
         let loader = Loader::new(examples, order, ahead, state.loader.clone())?;
-        let options = load_options(config)?;
-        let policy = match &checkpoint {
-            Some(path) => Vlm::load(&path.join(POLICY), &options),
-            None => Vlm::load(model, &options),
-        };
-        let policy = policy.user()?;
-        let reference = match config.algo.algorithm().user()?.needs(foveate_algo::MediaKind::Video).reference {
-            false => None,
-            true => Some(Vlm::load(model, &LoadOptions { trainable: Trainable::Nothing, ..options }).user()?),
-        };
-        let optim = &config.optim;
-        let adamw = optim.adamw();
-        let mut optimizer = AdamW::new(policy.parameters(), adamw);
-        if let Some(path) = &checkpoint {
-            optimizer.restore(&read_safetensors(&path.join(OPTIMIZER))?)?;
-        }
-        let rubric = Rubric::new(config.reward.clone()).user()?;
-        if config.rollout.top_p < 1.0 || config.rollout.top_k > 0 {
-            tracing::warn!(
-                "rollout.top_p and top_k restrict sampling, but log-probs and ratios are those of the whole distribution"
-            );
-        }
-        let waits = Waits::default();
-        Ok(Self {
-            config,
-            folder,
-            stop,
-            policy,
-            reference,
-            optimizer,
-            text,
-            rubric,
-            loader,
-            state,
-            waits,
-            warned: false,
-        })
+        let learner = L::load(config, loader.source(), checkpoint.as_deref())?;
+        Ok(Self { config, folder, stop, learner, loader, state, waits: Waits::default() })
     }
 
     fn train(mut self) -> Result<()> {
@@ -210,7 +181,6 @@ impl<'a> Run<'a> {
             let line = self.step(&mut file)?;
             let (step, run) = (self.state.step, &self.config.run);
             progress.at(step, &summary(&line));
-            warn_once(&line, &mut self.warned);
             let due = every(run.save_every, step) || step == steps;
             if due {
                 self.save()?;
@@ -239,59 +209,54 @@ impl<'a> Run<'a> {
         let (mut bad, mut wait) = (Vec::new(), Duration::ZERO);
         let loader = &mut self.loader;
         let mut supply = |count: usize| {
-            let batch = loader.batch(count)?;
-            bad.extend(batch.bad);
-            wait += batch.wait;
-            Ok(batch.examples)
+            let Batch { examples, bad: met, wait: waited } = loader.batch(count)?;
+            bad.extend(met);
+            wait += waited;
+            Ok(examples)
         };
-        let algorithm = self.config.algo.algorithm().user()?;
-        let stepper = Stepper {
-            policy: &self.policy,
-            reference: self.reference.as_ref(),
-            text: &self.text,
-            rubric: &self.rubric,
-            algorithm: algorithm.as_ref(),
-            config: self.config,
-        };
-        let mut updater = Updater { optimizer: &mut self.optimizer, steps: self.config.run.steps };
         let run = &self.config.run;
         let record = every(run.save_rollouts, step).then(|| self.folder.rollouts(step));
-        let stepped =
-            stepper.run(step, &mut supply, &mut updater, record.as_deref()).with_context(|| format!("step {step}"))?;
-        self.state = State {
-            step,
-            num_tokens: self.state.num_tokens + tokens(&stepped.drawn.groups),
-            loader: self.loader.state().clone(),
-        };
+        let done = self.learner.step(self.config, step, &mut supply, record.as_deref());
+        let done = done.with_context(|| format!("step {step}"))?;
+        self.state =
+            State { step, num_tokens: self.state.num_tokens + done.tokens, loader: self.loader.state().clone() };
+        let mut line = done.metrics;
+        line.push("num_tokens", self.state.num_tokens as f64);
+        line.push_count("data/skipped", bad.len() as u64);
+        line.push_count("data/skipped_total", self.state.loader.bad.len() as u64);
+        if !bad.is_empty() {
+            line.push_value("data/skipped_names", bad.iter().map(|bad| bad.name.clone()).collect());
+        }
         let (data_wait, step_time) = (wait.as_secs_f64(), begun.elapsed().as_secs_f64());
+        line.push("timing/data_wait", data_wait);
+        line.push("step_time", step_time);
         self.waits = Waits { steps: self.waits.steps + step_time, data: self.waits.data + data_wait };
-        let line = metrics(
-            &stepped,
-            &StepFacts {
-                step,
-                algorithm: algorithm.name(),
-                num_tokens: self.state.num_tokens,
-                bad: &bad,
-                bad_total: self.state.loader.bad.len(),
-                data_wait,
-                step_time,
-            },
-        );
-        write_lines(&self.folder.completions(step), &completion_lines(step, &stepped))?;
+        write_atomically(&self.folder.completions(step), &done.completions)?;
         file.write(&line)?;
         Ok(line)
     }
 
     fn save(&self) -> Result<()> {
         let write = |folder: &Path| {
-            self.policy.save(&folder.join(POLICY))?;
-            let state = self.optimizer.state();
-            write_safetensors(&folder.join(OPTIMIZER), state.iter().map(|(name, tensor)| (name.as_str(), tensor)))?;
+            self.learner.save(folder)?;
             write_json(&folder.join(STATE), &self.state)
         };
         self.folder.save_checkpoint(self.state.step, self.config.run.keep, write)?;
         Ok(())
     }
+}
+
+/// The optimizer as a checkpoint has it, if there is one.
+fn optimizer(mut new: AdamW, checkpoint: Option<&Path>) -> Result<AdamW> {
+    if let Some(folder) = checkpoint {
+        new.restore(&read_safetensors(&folder.join(OPTIMIZER))?)?;
+    }
+    Ok(new)
+}
+
+fn save_optimizer(optimizer: &AdamW, folder: &Path) -> Result<()> {
+    let state = optimizer.state();
+    Ok(write_safetensors(&folder.join(OPTIMIZER), state.iter().map(|(name, tensor)| (name.as_str(), tensor)))?)
 }
 
 fn remove_file_if_there(file: &Path) -> Result<()> {
@@ -310,19 +275,6 @@ fn every(period: u64, step: u64) -> bool {
 fn summary(line: &StepMetrics) -> String {
     let value = |name| line.get(name).unwrap_or(f64::NAN);
     format!("reward {:.3}  accuracy {:.3}", value("reward"), value("accuracy"))
-}
-
-/// Says, once, that APPO is not being itself: a `k3` that no completion exceeds makes every token a perception token.
-fn warn_once(line: &StepMetrics, warned: &mut bool) {
-    let covered = line.get("appo/frac_covered_by_k3").unwrap_or(0.0);
-    if covered > 0.0 && !*warned {
-        *warned = true;
-        tracing::warn!(
-            "{:.0}% of the completions have no more tokens than algo.k3, so that all of them are perception tokens; \
-             a smaller one: --set algo.k3=N",
-            100.0 * covered
-        );
-    }
 }
 
 /// How the policy is loaded. Gives libtorch its threads too, once the configuration is known.

@@ -12,6 +12,7 @@ mod curve;
 mod data;
 mod evaluate;
 mod explain;
+mod picks;
 mod resume;
 mod score;
 mod setup;

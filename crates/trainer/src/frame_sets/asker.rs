@@ -1,0 +1,82 @@
+//! How a model is asked a question about a set of frames (ReFoCUS, arXiv 2506.01274, B.4).
+
+use std::path::Path;
+
+use anyhow::Result;
+use foveate_data::{Prompts, letter};
+use foveate_policy::{Content, Media, Prompt, TextProcessor};
+
+use super::Framed;
+use crate::config::{ScorerTable, prompts};
+use crate::data::conversation;
+use crate::error::UserContext;
+
+/// Makes prompts whose next token is an option's letter.
+#[derive(Debug)]
+pub struct FrameAsker {
+    text: TextProcessor,
+    prompts: Prompts,
+    table: ScorerTable,
+    /// What the answer begins with, tokenized.
+    prefix: Vec<i64>,
+}
+
+impl FrameAsker {
+    /// For the tokens of a model's directory.
+    ///
+    /// # Errors
+    /// A user error: the tokenizer cannot be read, or the letters are no single tokens.
+    pub fn new(dir: &Path, table: &ScorerTable) -> Result<Self> {
+        let prompts = prompts("scorer.prompt", &table.prompt)?;
+        let text = TextProcessor::load(dir).user()?;
+        let prefix = text.encode(&table.answer_prefix).user()?;
+        let asker = Self { text, prompts, table: table.clone(), prefix };
+        asker.letters(2).user()?;
+        Ok(asker)
+    }
+
+    /// The question about a set of frames, shown in their order in time, up to where the letter comes.
+    ///
+    /// # Errors
+    /// The prompt's template does not fit the example.
+    pub fn prompt(&self, framed: &Framed, set: &[usize]) -> Result<Prompt> {
+        let mut set = set.to_vec();
+        set.sort_unstable();
+        let frames: Vec<Media> = set.iter().map(|frame| framed.frames[*frame].clone()).collect();
+        let shown = foveate_data::Seen { duration: framed.duration, frames: frames.len() };
+        let turn = self.prompts.fill(&framed.example, shown)?;
+        let mut content = Vec::new();
+        let (label, end) = (&self.table.frame_label, if self.table.frame_label.is_empty() { "" } else { "\n" });
+        for number in 1..=frames.len() {
+            let before = if number == 1 { "" } else { end };
+            let label = format!("{before}{}", label.replace("{n}", &number.to_string()));
+            content.extend((!label.is_empty()).then_some(Content::Text(label)));
+            content.push(Content::Image);
+        }
+        content.push(Content::Text(format!("{end}{}", turn.user)));
+        let messages = conversation(turn.system, content);
+        let Prompt { mut ids, media } = self.text.prompt(&messages, frames)?;
+        ids.extend(&self.prefix);
+        Ok(Prompt { ids, media })
+    }
+
+    /// Tokens of the letters as they follow what the answer begins with.
+    ///
+    /// # Errors
+    /// A letter is no single token there.
+    pub fn letters(&self, options: usize) -> Result<Vec<i64>> {
+        let token = |option: usize| {
+            let text = format!("{} {}", self.table.answer_prefix, letter(option)).trim_start().to_owned();
+            let ids = self.text.encode(&text)?;
+            match ids.strip_prefix(self.prefix.as_slice()) {
+                Some([token]) => Ok(*token),
+                _ => anyhow::bail!(
+                    "scorer.answer_prefix {:?}: expected the letter {} to be one token behind it",
+                    self.table.answer_prefix,
+                    letter(option)
+                ),
+            }
+        };
+        (0..options).map(token).collect()
+    }
+}

@@ -1,0 +1,64 @@
+//! A frame selector as a sampler of frames: what other policies are trained and evaluated on (`frames.from`).
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::Result;
+
+use super::{Framed, Picker};
+use crate::config::Config;
+use crate::data::{Clip, Example, MediaReader, View};
+use crate::error::existing;
+use crate::train::load_options;
+
+/// The frames that a selector picks for each question. Picks are the likeliest ones, so they are made once and kept.
+#[derive(Debug)]
+pub struct Picked {
+    // One question at a time: libtorch spreads each over the cores.
+    picker: Mutex<Picker>,
+    /// The candidates as the selector sees them.
+    media: MediaReader,
+    count: usize,
+    known: Mutex<HashMap<Asked, Vec<usize>>>,
+}
+
+/// A video, or a part of it, and what is asked about it.
+type Asked = (PathBuf, Option<[u64; 2]>, String, Vec<String>);
+
+impl Picked {
+    /// The selector that a view names, if it does.
+    ///
+    /// # Errors
+    /// A user error: the selector cannot be read.
+    pub fn of(view: &View<'_>, config: &Config, root: &Path) -> Result<Option<Self>> {
+        let Some(dir) = &view.frames.from else { return Ok(None) };
+        existing("frames.from", dir)?;
+        Ok(Some(Self {
+            picker: Mutex::new(Picker::trained(dir, &config.selector, &load_options(config)?)?),
+            media: MediaReader::new(&View { model: dir, ..*view }, &config.data, root)?,
+            count: view.frames.picks,
+            known: Mutex::new(HashMap::new()),
+        }))
+    }
+
+    /// Places of the picked frames among those that are sampled, in their order in time.
+    ///
+    /// # Errors
+    /// The video cannot be read, or the question is too long for the selector.
+    pub fn places(&self, example: &Example, path: &Path, clip: Clip) -> Result<Vec<usize>> {
+        let part = clip.map(|ends| ends.map(f64::to_bits));
+        let asked = (path.to_owned(), part, example.question.clone(), example.options.clone());
+        let known = |known: &Mutex<HashMap<Asked, Vec<usize>>>| {
+            known.lock().unwrap_or_else(PoisonError::into_inner).get(&asked).cloned()
+        };
+        if let Some(places) = known(&self.known) {
+            return Ok(places);
+        }
+        let framed = Framed::new(example.clone(), 0, self.media.frames_apart(path, clip)?);
+        let mut places = self.picker.lock().unwrap_or_else(PoisonError::into_inner).likeliest(&framed, self.count)?;
+        places.sort_unstable();
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(asked, places.clone());
+        Ok(places)
+    }
+}

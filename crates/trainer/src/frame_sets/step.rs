@@ -1,0 +1,335 @@
+//! One training step of a frame selector: sets are picked, rewarded, credited, and the selector is updated.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use foveate_algo::{Algorithm, Credit, GroupShape, MediaKind, Objective, Observations, ScoredGroup, factors};
+use foveate_data::letter;
+use foveate_policy::{
+    AdamW, Candidates, GroupSeed, PickParams, PickPass, PickScores, Picks, PolicyError, ScoreGradients,
+    SurrogateInputs, surrogate_loss, write_safetensors,
+};
+use ndarray::{Array1, Array2};
+use serde::Serialize;
+use tch::{Kind, Tensor};
+
+use super::{FrameScorer, Framed, Judged, Picker, sets, temporal_entropy};
+use crate::config::Config;
+use crate::measure::{mean, optimization};
+use crate::run::StepMetrics;
+use crate::schedule::learning_rate;
+use crate::stats::sample_deviation;
+use crate::step::Clock;
+use crate::update::{Updated, minibatches};
+
+/// A line of `completions/step-N.jsonl`: a set of frames.
+#[derive(Debug, Clone, Serialize)]
+pub struct PickLine<'a> {
+    /// The step it was picked in.
+    pub step: u64,
+    /// Group within the step.
+    pub group: usize,
+    /// Set within the group.
+    pub completion: usize,
+    /// The example's name.
+    pub id: &'a str,
+    /// Type of question.
+    pub kind: &'a str,
+    /// The question.
+    pub question: &'a str,
+    /// The right answer.
+    pub answer: &'a str,
+    /// The frames in the order in which they were picked, counted from 0 among the candidates.
+    pub picks: &'a [usize],
+    /// Their times, in seconds.
+    pub times: Vec<f64>,
+    /// The option that the frozen model prefers.
+    pub given: String,
+    /// The margin of the right option; null if there is none.
+    pub reward: f32,
+    /// 1 if the preferred option is right.
+    pub accuracy: f32,
+    /// Advantage of the set.
+    pub advantage: f32,
+}
+
+/// Everything that stays the same from step to step.
+#[derive(Debug)]
+pub struct PickStepper<'a> {
+    /// The policy that is trained.
+    pub picker: &'a Picker,
+    /// What rewards its sets.
+    pub scorer: &'a FrameScorer,
+    /// How sets get their credit.
+    pub algorithm: &'a dyn Algorithm,
+    /// The run's configuration.
+    pub config: &'a Config,
+}
+
+/// A question with the sets that were picked for it.
+#[derive(Debug)]
+struct PickGroup<'a> {
+    framed: &'a Framed,
+    candidates: Candidates,
+    picks: Picks,
+    sets: Vec<Vec<usize>>,
+    judged: Judged,
+    scored: ScoredGroup,
+    credit: Credit,
+    /// Log-probs of the selector that picked, by the teacher-forced pass, `[N, T]`; of the first minibatch filled in by its
+    /// first pass.
+    old: Option<Tensor>,
+}
+
+/// A finished step.
+#[derive(Debug)]
+pub struct PickStepped<'a> {
+    groups: Vec<PickGroup<'a>>,
+    updated: Updated,
+    seconds: Vec<(&'static str, f64)>,
+}
+
+impl PickStepper<'_> {
+    /// Runs step number `step` on these questions; the groups are recorded in the folder `record`, if one is given.
+    ///
+    /// # Errors
+    /// A question cannot be put or judged, or loss or gradient are not finite; the selector is unchanged then.
+    pub fn run<'a>(
+        &self,
+        step: u64,
+        questions: &'a [Framed],
+        optimizer: &mut AdamW,
+        record: Option<&Path>,
+    ) -> Result<PickStepped<'a>> {
+        let mut clock = Clock::default();
+        let mut groups = Vec::with_capacity(questions.len());
+        for (framed, number) in questions.iter().zip(0..) {
+            let group = self.group(framed, GroupSeed { seed: self.config.run.seed, step, group: number }, &mut clock);
+            groups.push(group.with_context(|| format!("example {}", framed.example.id))?);
+        }
+        let updated = clock.time("timing/update", || self.update(step, &mut groups, optimizer))?;
+        if let Some(folder) = record {
+            fs_err::create_dir_all(folder)?;
+            for (index, group) in groups.iter().enumerate() {
+                group.record(&folder.join(format!("group-{index}.safetensors")))?;
+            }
+        }
+        Ok(PickStepped { groups, updated, seconds: clock.laps() })
+    }
+
+    /// SAMPLE, SCORE and CREDIT of one question. A video of fewer candidates than a set has picks gives all of them.
+    fn group<'a>(&self, framed: &'a Framed, seed: GroupSeed, clock: &mut Clock) -> Result<PickGroup<'a>> {
+        let (rollout, run) = (&self.config.rollout, &self.config.run);
+        let wanted = self.config.selector.picks_at(seed.step, run.steps);
+        let params = PickParams {
+            sets: rollout.completions,
+            picks: wanted.min(framed.frames.len()),
+            temperature: rollout.temperature,
+        };
+        let (candidates, picks) = clock.time("timing/sample", || {
+            let candidates = self.picker.candidates(framed)?;
+            let picks = self.picker.selector().pick(&candidates, &params, seed)?;
+            anyhow::Ok((candidates, picks))
+        })?;
+        let sets = sets(&picks.frames)?;
+        let judged = clock.time("timing/reward", || self.scorer.judge(framed, &sets))?;
+        let scored = ScoredGroup {
+            rewards: judged.rewards(),
+            accuracy: judged.accuracy(),
+            mask: Array2::from_elem((params.sets, params.picks), true),
+            truncated: Array1::from_elem(params.sets, false),
+            media: MediaKind::Video,
+        };
+        let credit = self.algorithm.credit(&scored, &Observations::default())?;
+        Ok(PickGroup { framed, candidates, picks, sets, judged, scored, credit, old: None })
+    }
+
+    /// UPDATE: `updates_per_rollout` times through the groups, each time in `minibatches` optimizer steps.
+    fn update(&self, step: u64, groups: &mut [PickGroup<'_>], optimizer: &mut AdamW) -> Result<Updated> {
+        let optim = &self.config.optim;
+        let objective = self.algorithm.objective();
+        let lr = learning_rate(optim, step, self.config.run.steps);
+        let mut updated = Updated { learning_rate: lr, ..Updated::default() };
+        let parts = minibatches(groups.len(), optim.minibatches);
+        let shapes: Vec<_> = groups.iter().map(|group| GroupShape::of(&group.scored, &group.credit)).collect();
+        let factors: Vec<_> = parts.iter().flat_map(|part| factors(&objective, &shapes[part.clone()])).collect();
+        let mut sums = Sums::default();
+        for part in parts.iter().skip(1) {
+            // By their turn the selector will have moved.
+            for group in &mut groups[part.clone()] {
+                let old = self.pass(group).scores().logprobs;
+                sums.gap += group.gap(&old);
+                group.old = Some(old);
+            }
+        }
+        let steps = (optim.updates_per_rollout * parts.len()) as f64;
+        optimizer.zero_grad();
+        for update in 0..optim.updates_per_rollout {
+            for (number, part) in parts.iter().enumerate() {
+                for (group, factors) in groups[part.clone()].iter_mut().zip(&factors[part.clone()]) {
+                    let pass = self.pass(group);
+                    let scores = pass.scores();
+                    if update == 0 && number == 0 {
+                        sums.gap += group.gap(&scores.logprobs);
+                    }
+                    let gradients = group.loss(&objective, &scores, factors, &mut sums);
+                    let gradients = gradients.with_context(|| format!("example {}", group.framed.example.id))?;
+                    pass.backward(&gradients);
+                    optimizer.accumulate();
+                }
+                updated.grad_norm += optimizer.step(lr, optim.grad_clip)? / steps;
+            }
+        }
+        updated.loss = sums.loss / steps;
+        updated.clipped = sums.clipped.map(|count| count / sums.picks.max(1.0));
+        updated.sampling_gap = sums.gap / groups.len().max(1) as f64;
+        Ok(updated)
+    }
+
+    fn pass(&self, group: &PickGroup<'_>) -> PickPass<'_> {
+        self.picker.selector().training_pass(&group.candidates, &group.picks)
+    }
+}
+
+/// Sums over the picks of all passes.
+#[derive(Debug, Default)]
+struct Sums {
+    loss: f64,
+    clipped: [f64; 2],
+    picks: f64,
+    gap: f64,
+}
+
+impl PickGroup<'_> {
+    /// Mean of |teacher-forced - picking pass's| log-prob over the picks.
+    fn gap(&self, logprobs: &Tensor) -> f64 {
+        (logprobs - self.picks.scores().logprobs).abs().mean(Kind::Double).double_value(&[])
+    }
+
+    /// The loss of the group's picks and its gradient at their log-probs and entropies.
+    fn loss(
+        &mut self,
+        objective: &Objective,
+        scores: &PickScores,
+        factors: &Array2<f32>,
+        sums: &mut Sums,
+    ) -> Result<ScoreGradients> {
+        let old = self.old.get_or_insert_with(|| scores.logprobs.copy()); // so the ratio is exactly 1
+        let leaf = |x: &Tensor| x.copy().set_requires_grad(true);
+        let (logprobs, entropy) = (leaf(&scores.logprobs), leaf(&scores.entropy));
+        let device = logprobs.device();
+        let surrogate = surrogate_loss(&SurrogateInputs {
+            objective,
+            logprobs: &logprobs,
+            old_logprobs: old,
+            ref_logprobs: None,
+            entropy: (objective.entropy_coef != 0.0).then_some(&entropy),
+            advantages: &Tensor::try_from(&self.credit.advantages)?.to_device(device),
+            weights: &Tensor::try_from(&self.credit.weights)?.to_device(device),
+            factors: &Tensor::try_from(factors)?.to_device(device),
+            mask: &logprobs.ones_like().to_kind(Kind::Bool),
+        });
+        let loss = surrogate.loss.double_value(&[]);
+        if !loss.is_finite() {
+            return Err(PolicyError::NotFinite { what: "loss", value: loss }.into());
+        }
+        sums.loss += loss;
+        sums.clipped[0] += surrogate.clipped_low;
+        sums.clipped[1] += surrogate.clipped_high;
+        sums.picks += surrogate.tokens;
+        surrogate.loss.backward();
+        let gradient = |leaf: &Tensor| Some(leaf.grad()).filter(Tensor::defined);
+        let at_logprobs = gradient(&logprobs).unwrap_or_else(|| logprobs.zeros_like());
+        Ok(ScoreGradients { logprobs: at_logprobs, entropy: gradient(&entropy) })
+    }
+
+    /// Writes the group as `trainer explain --algo refocus` reads it.
+    fn record(&self, path: &Path) -> Result<()> {
+        let scores = self.picks.scores();
+        let old = self.old.as_ref().unwrap_or(&scores.logprobs);
+        let tensors = [
+            ("pick_logits", self.picks.logits.shallow_clone()),
+            ("picks", self.picks.frames.shallow_clone()),
+            ("old_logprobs", old.shallow_clone()),
+            ("logprobs", old.copy()),
+            ("option_logits", Tensor::try_from(&self.judged.logits)?),
+            ("gold", Tensor::from_slice(&[self.judged.gold as i64])),
+        ];
+        Ok(write_safetensors(path, tensors.iter().map(|(name, tensor)| (*name, tensor)))?)
+    }
+
+    fn line(&self, step: u64, number: usize, set: usize) -> PickLine<'_> {
+        let (example, picks) = (&self.framed.example, &self.sets[set]);
+        PickLine {
+            step,
+            group: number,
+            completion: set,
+            id: &example.id,
+            kind: &example.kind,
+            question: &example.question,
+            answer: &example.answer,
+            picks,
+            times: picks.iter().map(|frame| self.framed.times[*frame]).collect(),
+            given: letter(self.judged.given()[set]),
+            reward: self.scored.rewards[set],
+            accuracy: self.scored.accuracy[set],
+            advantage: self.credit.advantages[set],
+        }
+    }
+
+    /// Share of the sets that hold a frame of the event, where the data says which those are.
+    fn found(&self) -> Option<f32> {
+        let event = self.framed.event()?;
+        let found = self.sets.iter().filter(|set| set.iter().any(|frame| event[*frame])).count();
+        Some(found as f32 / self.sets.len() as f32)
+    }
+}
+
+impl PickStepped<'_> {
+    /// Positions that were read: each prompt once, each set's picks.
+    pub fn tokens(&self) -> u64 {
+        let of_group = |group: &PickGroup<'_>| group.candidates.positions() + group.scored.mask.len();
+        self.groups.iter().map(|group| of_group(group) as u64).sum()
+    }
+
+    /// The metrics of a step, counted from 1; the algorithm's own are named after it.
+    pub fn metrics(&self, step: u64, algorithm: &str) -> StepMetrics {
+        let mut metrics = StepMetrics::new(step);
+        let groups = &self.groups;
+        let rewards = || groups.iter().flat_map(|group| group.scored.rewards.iter().copied());
+        let deviation = |group: &PickGroup<'_>| {
+            let scored = group.scored.rewards.iter().filter(|reward| !reward.is_nan());
+            sample_deviation(&scored.map(|reward| f64::from(*reward)).collect::<Vec<_>>())
+        };
+        metrics.push("reward", mean(rewards()));
+        metrics.push("reward_std", mean(groups.iter().map(|group| deviation(group) as f32)));
+        let flat = groups.iter().filter(|group| deviation(group) == 0.0).count();
+        metrics.push("frac_reward_zero_std", flat as f64 / groups.len().max(1) as f64);
+        metrics.push("accuracy", mean(groups.iter().flat_map(|group| group.scored.accuracy.iter().copied())));
+        metrics.push_count("data/unscored", rewards().filter(|reward| reward.is_nan()).count() as u64);
+        optimization(&mut metrics, &self.updated);
+        let entropy = |group: &PickGroup<'_>| group.picks.scores().entropy.mean(Kind::Double).double_value(&[]) as f32;
+        metrics.push("entropy", mean(groups.iter().map(entropy)));
+        let own = |name: &str| format!("{algorithm}/{name}");
+        let sets = || groups.iter().flat_map(|group| group.sets.iter().map(move |set| (group, set)));
+        metrics.push(&own("picks"), mean(sets().map(|(_, set)| set.len() as f32)));
+        metrics.push(&own("candidates"), mean(groups.iter().map(|group| group.framed.frames.len() as f32)));
+        let spread =
+            |(group, set): (&PickGroup<'_>, &Vec<usize>)| temporal_entropy(set, group.framed.frames.len()) as f32;
+        metrics.push(&own("temporal_entropy"), mean(sets().map(spread)));
+        let found: Vec<f32> = groups.iter().filter_map(PickGroup::found).collect();
+        if !found.is_empty() {
+            metrics.push(&own("event_found"), mean(found.into_iter()));
+        }
+        for (name, seconds) in &self.seconds {
+            metrics.push(name, *seconds);
+        }
+        metrics
+    }
+
+    /// The lines of `completions/step-N.jsonl`: a completion is a set, its text the frames in the order of their picks.
+    pub fn lines(&self, step: u64) -> Vec<PickLine<'_>> {
+        let groups = self.groups.iter().enumerate();
+        groups.flat_map(|(number, group)| (0..group.sets.len()).map(move |set| group.line(step, number, set))).collect()
+    }
+}

@@ -1,0 +1,129 @@
+//! `trainer study`: what a frame selector has learnt, as the paper shows it (ReFoCUS, arXiv 2506.01274).
+//!
+//! Each study is one command on a run of `trainer --algo refocus`; with `--report` it takes the place of its section in a page
+//! of results. How each is defined is on the page `docs/algorithms/refocus.md`.
+
+mod accuracy;
+mod likelihood;
+mod needle;
+mod questions;
+mod report;
+mod spread;
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use foveate_policy::{LoadOptions, Trainable};
+
+use crate::answer::answered;
+use crate::cli::{Study, StudyArgs};
+use crate::config::{Config, load_run};
+use crate::data::{Loader, LoaderOptions, LoaderState, Order};
+use crate::error::{UserContext, existing, user_error};
+use crate::eval::wilson;
+use crate::figures::{Picture, Table};
+use crate::frame_sets::{FrameScorer, Framed, FramedExamples, Picker};
+use crate::run::RunFolder;
+use crate::train::{POLICY, load_options};
+
+/// Makes the study, prints it, and puts it into the page of results.
+///
+/// # Errors
+/// A user error: there is no such run, or nothing in it to study; or the page cannot be written.
+pub fn run(args: &StudyArgs) -> Result<()> {
+    let subject = Subject::open(args)?;
+    let found = match args.study {
+        Study::Gate => accuracy::gate(&subject)?,
+        Study::Accuracy => accuracy::accuracy(&subject)?,
+        Study::Needle => needle::needle(&subject)?,
+        Study::Likelihood => likelihood::likelihood(&subject)?,
+        Study::Spread => spread::spread(&subject)?,
+        Study::Questions => questions::questions(&subject)?,
+    };
+    print!("{}", found.text());
+    match &args.report {
+        Some(page) => report::put(page, args.study, &found).user(),
+        None => Ok(()),
+    }
+}
+
+/// What came out of a study.
+#[derive(Debug)]
+struct Found {
+    title: &'static str,
+    /// What was done, a paragraph each.
+    text: Vec<String>,
+    tables: Vec<Table>,
+    picture: Option<Picture>,
+}
+
+impl Found {
+    /// For people at a terminal.
+    fn text(&self) -> String {
+        let tables: String = self.tables.iter().map(|table| format!("\n{}", table.text())).collect();
+        format!("{}\n\n{}\n{tables}", self.title, self.text.join("\n\n"))
+    }
+}
+
+/// A run whose selector is studied.
+struct Subject<'a> {
+    args: &'a StudyArgs,
+    folder: RunFolder,
+    config: Config,
+    scorer: FrameScorer,
+    picker: Picker,
+}
+
+impl<'a> Subject<'a> {
+    fn open(args: &'a StudyArgs) -> Result<Self> {
+        let folder = RunFolder::open(&args.run)?;
+        let config = load_run(&folder.config(), &args.set)?;
+        if !config.algo.picks_frames() {
+            let name = config.name();
+            return Err(user_error(format!("{}: expected a run of refocus, found one of {name}", args.run.display())));
+        }
+        let (step, checkpoint) = folder.latest_checkpoint()?.context("the run has no checkpoint yet").user()?;
+        tracing::info!("the selector after step {step}");
+        let options = LoadOptions { trainable: Trainable::Nothing, ..load_options(&config)? };
+        let picker = Picker::trained(&checkpoint.join(POLICY), &config.selector, &options)?;
+        let scorer = FrameScorer::load(config.scorer_path()?, &config)?;
+        Ok(Self { args, folder, config, scorer, picker })
+    }
+
+    /// The held-out questions, as many as `eval.limit` says, one after the other.
+    fn held_out(&self, each: impl FnMut(Framed) -> Result<()>) -> Result<()> {
+        let test = self.config.data.test.as_deref().context("the run has no held-out examples (data.test)").user()?;
+        self.questions_of(test, each)
+    }
+
+    /// The questions of a file.
+    fn questions_of(&self, file: &Path, mut each: impl FnMut(Framed) -> Result<()>) -> Result<()> {
+        existing("data.test", file)?;
+        let config = &self.config;
+        let examples = FramedExamples::evaluation(file, config, config.scorer_path()?)?;
+        let (all, limit, shown) = (examples.records().len(), config.eval.limit, answered());
+        let count = if limit == 0 { all } else { all.min(limit) };
+        let (data, depth) = (&config.data, 8);
+        let options = LoaderOptions { depth, threads: data.threads, on_bad: data.on_bad_example };
+        let mut loader = Loader::new(examples, Order::Once(count), options, LoaderState::default())?;
+        while let Some(framed) = loader.batch(1)?.examples.pop() {
+            let id = framed.example.id.clone();
+            each(framed).context(id)?;
+            shown(loader.state().position as usize, count);
+        }
+        Ok(())
+    }
+}
+
+/// A share in percent with Wilson's 95% interval.
+fn share(right: f64, of: usize) -> String {
+    let (low, high) = wilson(right, of);
+    format!("{:.1} ({:.1} to {:.1})", 100.0 * right / of.max(1) as f64, 100.0 * low, 100.0 * high)
+}
+
+/// Mean and half the width of its 95% interval, from the standard deviation.
+fn mean_and_half_width(values: &[f64]) -> [f64; 2] {
+    let count = values.len().max(1) as f64;
+    let mean = values.iter().sum::<f64>() / count;
+    [mean, 1.96 * crate::stats::sample_deviation(values) / count.sqrt()]
+}
