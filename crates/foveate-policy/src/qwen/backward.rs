@@ -93,7 +93,7 @@ fn own_backward(own: &OwnRows, rows: &Rows, [k, v]: [&Tensor; 2]) -> [Tensor; 3]
 fn kernel_backward(rows: &Rows, [k, v]: [&Tensor; 2], sees: Sees) -> [Tensor; 3] {
     let Rows { q, out, lse, at_out } = rows;
     if q.device().is_cuda() {
-        return explicit_backward(rows, [k, v], sees);
+        return explicit_backward(rows, [k, v], sees, CHUNK_ELEMENTS);
     }
     let causal = sees == Sees::Causally;
     let (at_q, at_k, at_v) = Tensor::internal_scaled_dot_product_flash_attention_for_cpu_backward::<&Tensor>(
@@ -111,9 +111,9 @@ fn kernel_backward(rows: &Rows, [k, v]: [&Tensor; 2], sees: Sees) -> [Tensor; 3]
     [at_q, at_k, at_v]
 }
 
-/// The same by explicit weights, in f32 (scores rounded to bf16 would not fit their log-sum-exp), a bounded number of
-/// rows at a time.
-fn explicit_backward(rows: &Rows, [k, v]: [&Tensor; 2], sees: Sees) -> [Tensor; 3] {
+/// The same by explicit weights, in f32 (scores rounded to bf16 would not fit their log-sum-exp), at most `elements` of them
+/// at a time.
+fn explicit_backward(rows: &Rows, [k, v]: [&Tensor; 2], sees: Sees, elements: i64) -> [Tensor; 3] {
     let kind = k.kind();
     let rows = rows.map(wide);
     let [k, v] = [k, v].map(wide);
@@ -121,7 +121,7 @@ fn explicit_backward(rows: &Rows, [k, v]: [&Tensor; 2], sees: Sees) -> [Tensor; 
     let scale = (width as f64).powf(-0.5);
     let [mut at_k, mut at_v] = [k.zeros_like().contiguous(), v.zeros_like().contiguous()];
     let mut at_q = Vec::new();
-    let chunk = (CHUNK_ELEMENTS / (batch * heads * k.size()[2]).max(1)).max(1);
+    let chunk = (elements / (batch * heads * k.size()[2]).max(1)).max(1);
     for start in (0..count).step_by(chunk as usize) {
         let part = rows.map(|x| x.narrow(2, start, chunk.min(count - start)));
         let columns = if sees == Sees::Causally { start + part.q.size()[2] } else { k.size()[2] };
@@ -214,9 +214,13 @@ mod tests {
             let scores = q.matmul(&k.transpose(-2, -1)) * 8_f64.powf(-0.5);
             let lse = scores.logsumexp([-1].as_slice(), false) + 1.0; // as if there were more columns
             let rows = Rows { q: q.copy(), out: out.copy(), lse, at_out: at_out.copy() };
-            let [kernel, explicit] = [kernel_backward, explicit_backward].map(|f| f(&rows, [&k, &v], sees));
-            for (kernel, explicit) in kernel.iter().zip(&explicit) {
-                assert!(close(explicit, kernel), "{sees:?}");
+            let kernel = kernel_backward(&rows, [&k, &v], sees);
+            // All rows at once, four at a time, one at a time.
+            for elements in [CHUNK_ELEMENTS, 4 * 2 * 3 * columns, 1] {
+                let explicit = explicit_backward(&rows, [&k, &v], sees, elements);
+                for (kernel, explicit) in kernel.iter().zip(&explicit) {
+                    assert!(close(explicit, kernel), "{sees:?} {elements}");
+                }
             }
         }
     }

@@ -2,8 +2,8 @@
 
 use foveate_algo::Layers;
 use foveate_policy::{
-    AttentionMode, Completions, Draw, Encoded, GroupSeed, LoadOptions, Observe, Prompt, Rollout, SamplingParams,
-    Segment, Trainable, Vlm,
+    AttentionMode, Completions, Draw, Encoded, GroupSeed, LoadOptions, Observe, Prompt, Recompute, Rollout,
+    SamplingParams, Segment, Trainable, Vlm,
 };
 use proptest::prelude::*;
 use tch::{Device, Kind, Tensor, no_grad};
@@ -201,6 +201,31 @@ fn eager_and_fused_models_draw_the_same() {
         draw(&model, &[group(0, &encoded, 3)], &params(10)).remove(0).ids
     });
     assert_eq!(ids[0], ids[1]);
+}
+
+#[test]
+fn a_frozen_tower_sees_a_video_once_for_rollouts_updates_and_later_epochs() {
+    let options = LoadOptions { trainable: Trainable::Text, ..LoadOptions::default() };
+    let [model, intact] = [random(&options, 8), random(&options, 8)];
+    let seen = |model: &Vlm, video: usize| {
+        // Decoded anew: other memory, the same pixels.
+        let encoded = model.encode(&plain_prompt(video)).unwrap();
+        let rollout = draw(model, &[group(0, &encoded, 3)], &params(8)).remove(0);
+        let completions = Completions::new(&rollout.ids, model.device());
+        let segments = [Segment { prompt: &encoded, completions: &completions }];
+        let pass = model.training_pass(&segments, Recompute::Nothing).unwrap();
+        (rollout.ids, pass.score(&model.head(1.0)).logprobs)
+    };
+    let first = seen(&model, 1);
+    // From here on whatever the tower looks at is lost.
+    no_grad(|| {
+        for (_, tensor) in model.tensors().iter().filter(|(name, _)| name.starts_with("visual.")) {
+            let _ = tensor.shallow_clone().zero_();
+        }
+    });
+    assert_eq!(seen(&model, 1), first, "the second epoch");
+    assert_eq!(seen(&intact, 1), first);
+    assert!(seen(&model, 2).1 != seen(&intact, 2).1, "another video is looked at");
 }
 
 #[test]
