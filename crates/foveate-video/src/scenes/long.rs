@@ -13,7 +13,6 @@ use serde::{Deserialize, Serialize};
 use super::generate::{JITTER, id, stream};
 use super::render::render;
 use super::words::{self, LETTERS, options};
-use super::write::Take;
 use super::{Colour, Event, Kind, Object, SceneRecord, Shape, Split, Window};
 
 /// Objects that are there all the time.
@@ -140,16 +139,14 @@ fn question(kind: Kind, mut choices: Vec<&str>, right: &str, window: Window, rng
     Question { kind, options: options(&choices), answer: letter.to_owned(), window }
 }
 
-impl Take for LongScene {
-    fn id(&self) -> &str {
-        &self.id
-    }
-
-    fn frames(&self) -> Vec<RgbImage> {
+impl LongScene {
+    /// Its frames, of [`SIDE`](super::SIDE) x [`SIDE`](super::SIDE) pixels.
+    pub fn images(&self) -> Vec<RgbImage> {
         render(&self.objects, self.frames, self.noise)
     }
 
-    fn records(&self) -> Vec<SceneRecord> {
+    /// Its questions as records; video, source and split are to be filled in.
+    pub fn records(&self) -> Vec<SceneRecord> {
         let record = |question: &Question| SceneRecord {
             id: format!("{}-{}", self.id, question.kind.word()),
             question: words::question(question.kind).to_owned(),
@@ -221,7 +218,7 @@ mod tests {
     #[test]
     fn a_scene_has_as_many_frames_as_it_says_and_they_differ_where_something_happens() {
         let scene = spec(None).scene(0);
-        let frames = Take::frames(&scene);
+        let frames = scene.images();
         assert_eq!(frames.len(), scene.frames);
         let white = |image: &RgbImage| image.pixels().filter(|pixel| pixel.0 == [255; 3]).count();
         for (index, image) in frames.iter().enumerate() {

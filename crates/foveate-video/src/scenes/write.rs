@@ -2,14 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use image::RgbImage;
 use rand::Rng;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
 use super::generate::stream;
 use super::words::{choice_families, lettered, options};
-use super::{Cell, Scene};
 use crate::VideoError;
 use crate::files::write_atomic;
 
@@ -37,50 +35,6 @@ pub struct SceneRecord {
     pub source: String,
     /// [`Split`](super::Split)'s word.
     pub split: String,
-}
-
-/// A video and what is asked about it.
-pub(super) trait Take: Sync {
-    /// The video's name.
-    fn id(&self) -> &str;
-
-    /// Its frames.
-    fn frames(&self) -> Vec<RgbImage>;
-
-    /// Its questions; video, source and split are filled in.
-    fn records(&self) -> Vec<SceneRecord>;
-
-    /// What each quadrant of each temporal grid shows, if that is told.
-    fn cells(&self) -> Option<Vec<[Cell; 4]>> {
-        None
-    }
-}
-
-impl Take for Scene {
-    fn id(&self) -> &str {
-        &self.id
-    }
-
-    fn frames(&self) -> Vec<RgbImage> {
-        Self::frames(self)
-    }
-
-    fn records(&self) -> Vec<SceneRecord> {
-        vec![SceneRecord {
-            id: self.id.clone(),
-            question: self.question.clone(),
-            options: self.options.clone(),
-            answer: self.answer.clone(),
-            target: self.target.clone(),
-            kind: self.kind.word().to_owned(),
-            spans: self.spans.clone(),
-            ..SceneRecord::default()
-        }]
-    }
-
-    fn cells(&self) -> Option<Vec<[Cell; 4]>> {
-        Some(Self::cells(self))
-    }
 }
 
 /// Where a set was written.
@@ -149,11 +103,12 @@ mod videos {
     use std::fs::{self, File};
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use image::RgbImage;
     use rayon::prelude::*;
 
     use super::super::encode::encode;
     use super::super::{Cell, LongScene, LongSpec, Scene, SceneSpec};
-    use super::{Path, SceneRecord, Serialize, Take, VideoError, Written, write_atomic, write_lines};
+    use super::{Path, SceneRecord, Serialize, VideoError, Written, write_atomic, write_lines};
     use crate::files::intended_name;
 
     /// Changes when the same spec would give other files.
@@ -166,6 +121,64 @@ mod videos {
     struct CellsLine {
         id: String,
         cells: Vec<[Cell; 4]>,
+    }
+
+    /// A video and what is asked about it.
+    trait Take: Sync {
+        /// The video's name.
+        fn id(&self) -> &str;
+
+        /// Its frames.
+        fn frames(&self) -> Vec<RgbImage>;
+
+        /// Its questions; video, source and split are filled in.
+        fn records(&self) -> Vec<SceneRecord>;
+
+        /// What each quadrant of each temporal grid shows, if that is told.
+        fn cells(&self) -> Option<Vec<[Cell; 4]>> {
+            None
+        }
+    }
+
+    impl Take for Scene {
+        fn id(&self) -> &str {
+            &self.id
+        }
+
+        fn frames(&self) -> Vec<RgbImage> {
+            Self::frames(self)
+        }
+
+        fn records(&self) -> Vec<SceneRecord> {
+            vec![SceneRecord {
+                id: self.id.clone(),
+                question: self.question.clone(),
+                options: self.options.clone(),
+                answer: self.answer.clone(),
+                target: self.target.clone(),
+                kind: self.kind.word().to_owned(),
+                spans: self.spans.clone(),
+                ..SceneRecord::default()
+            }]
+        }
+
+        fn cells(&self) -> Option<Vec<[Cell; 4]>> {
+            Some(Self::cells(self))
+        }
+    }
+
+    impl Take for LongScene {
+        fn id(&self) -> &str {
+            &self.id
+        }
+
+        fn frames(&self) -> Vec<RgbImage> {
+            self.images()
+        }
+
+        fn records(&self) -> Vec<SceneRecord> {
+            Self::records(self)
+        }
     }
 
     /// Writes a set: `DIR/videos/SPLIT-NNNNN.mp4`, `DIR/SPLIT.jsonl` and `DIR/SPLIT.cells.jsonl`.

@@ -166,9 +166,12 @@ pub struct StudyArgs {
     /// What is studied
     #[arg(value_enum)]
     pub study: Study,
-    /// Folder of a run of refocus; its newest checkpoint is studied
+    /// Folder of a run of refocus
     #[arg(value_name = "RUN")]
     pub run: PathBuf,
+    /// Checkpoint that is studied, by its step [default: the newest]
+    #[arg(long, value_name = "N")]
+    pub step: Option<u64>,
     /// Page of results that the study is put into, in the place of an earlier one
     #[arg(long, value_name = "FILE.md")]
     pub report: Option<PathBuf>,

@@ -71,7 +71,7 @@ impl ContactSheet {
         html! {
             (area.y_axis(&y, "picks per set"))
             (area.x_axis(&x, "time in the video, s; marked: the frames above"))
-            @for [seconds, share] in &self.density {
+            @for [seconds, share] in self.density.iter().filter(|[_, share]| *share > 0.0) {
                 rect x=(n(x.at(*seconds) - width / 2.0)) y=(y.at(*share)) width=(n(width))
                     height=(n(area.bottom - y.at(*share))) fill=(bars) {}
             }

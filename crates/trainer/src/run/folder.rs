@@ -149,7 +149,10 @@ impl RunFolder {
     }
 
     /// Complete checkpoints, oldest first.
-    fn complete(&self) -> Result<Vec<(u64, PathBuf)>> {
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn complete(&self) -> Result<Vec<(u64, PathBuf)>> {
         if !self.checkpoints().is_dir() {
             return Ok(Vec::new());
         }

@@ -39,7 +39,7 @@ pub(super) fn accuracy(subject: &Subject<'_>) -> Result<Found> {
         "Accuracy of the frozen model in percent on {questions} held-out questions, with Wilson's 95% interval; the gain is \
          the mean of the questions' differences with its own."
     );
-    Ok(Found { title: "Uniform and picked frames", text: vec![text], tables: vec![table], picture: None })
+    Ok(Found { title: "Uniform and picked frames", text: vec![text], tables: vec![table], pictures: Vec::new() })
 }
 
 /// Frames of a set of the gate.
@@ -67,7 +67,7 @@ pub(super) fn gate(subject: &Subject<'_>) -> Result<Found> {
         "Accuracy of the frozen model in percent on {questions} held-out questions, with Wilson's 95% interval, from four \
          frames at random, one of them of the event or none. The intervals are {apart}."
     );
-    Ok(Found { title: "The frozen model", text: vec![text], tables: vec![table], picture: None })
+    Ok(Found { title: "The frozen model", text: vec![text], tables: vec![table], pictures: Vec::new() })
 }
 
 /// Sets with a frame of the event and without.

@@ -67,6 +67,6 @@ pub(super) fn likelihood(subject: &Subject<'_>) -> Result<Found> {
         title: "Likelihood and accuracy",
         text: vec![text],
         tables: vec![table],
-        picture: Some(chart.picture()),
+        pictures: vec![("", chart.picture())],
     })
 }

@@ -10,7 +10,7 @@ mod questions;
 mod report;
 mod spread;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use foveate_policy::{LoadOptions, Trainable};
@@ -32,7 +32,7 @@ use crate::train::{POLICY, load_options};
 /// A user error: there is no such run, or nothing in it to study; or the page cannot be written.
 pub fn run(args: &StudyArgs) -> Result<()> {
     let subject = Subject::open(args)?;
-    let found = match args.study {
+    let mut found = match args.study {
         Study::Gate => accuracy::gate(&subject)?,
         Study::Accuracy => accuracy::accuracy(&subject)?,
         Study::Needle => needle::needle(&subject)?,
@@ -40,6 +40,9 @@ pub fn run(args: &StudyArgs) -> Result<()> {
         Study::Spread => spread::spread(&subject)?,
         Study::Questions => questions::questions(&subject)?,
     };
+    if args.study != Study::Spread {
+        found.text.push(format!("The selector is that after step {}.", subject.step));
+    }
     print!("{}", found.text());
     match &args.report {
         Some(page) => report::put(page, args.study, &found).user(),
@@ -54,7 +57,8 @@ struct Found {
     /// What was done, a paragraph each.
     text: Vec<String>,
     tables: Vec<Table>,
-    picture: Option<Picture>,
+    /// Pictures, each with what the end of its file's name says.
+    pictures: Vec<(&'static str, Picture)>,
 }
 
 impl Found {
@@ -69,6 +73,8 @@ impl Found {
 struct Subject<'a> {
     args: &'a StudyArgs,
     folder: RunFolder,
+    /// The selector's.
+    step: u64,
     config: Config,
     scorer: FrameScorer,
     picker: Picker,
@@ -82,12 +88,17 @@ impl<'a> Subject<'a> {
             let name = config.name();
             return Err(user_error(format!("{}: expected a run of refocus, found one of {name}", args.run.display())));
         }
-        let (step, checkpoint) = folder.latest_checkpoint()?.context("the run has no checkpoint yet").user()?;
-        tracing::info!("the selector after step {step}");
+        let checkpoints = folder.complete()?;
+        let wanted = |(step, _): &&(u64, PathBuf)| args.step.is_none_or(|wanted| wanted == *step);
+        let Some((step, checkpoint)) = checkpoints.iter().rev().find(wanted) else {
+            let known: Vec<String> = checkpoints.iter().map(|(step, _)| step.to_string()).collect();
+            let known = if known.is_empty() { "it has none".to_owned() } else { format!("steps {}", known.join(", ")) };
+            return Err(user_error(format!("{}: no such checkpoint; {known}", args.run.display())));
+        };
         let options = LoadOptions { trainable: Trainable::Nothing, ..load_options(&config)? };
         let picker = Picker::trained(&checkpoint.join(POLICY), &config.selector, &options)?;
         let scorer = FrameScorer::load(config.scorer_path()?, &config)?;
-        Ok(Self { args, folder, config, scorer, picker })
+        Ok(Self { args, step: *step, folder, config, scorer, picker })
     }
 
     /// The held-out questions, as many as `eval.limit` says, one after the other.

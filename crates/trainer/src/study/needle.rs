@@ -7,7 +7,7 @@ use foveate_video::uniform_indices;
 use ndarray::Array2;
 
 use super::{Found, Subject, share};
-use crate::figures::{Column, HeatMap, Span, Table};
+use crate::figures::{Column, HeatMap, Picture, Span, Table};
 use crate::scenes::haystack;
 
 /// Accuracy from picked frames and from frames at equal distances, over length and depth (figure 5).
@@ -41,15 +41,18 @@ pub(super) fn needle(subject: &Subject<'_>) -> Result<Found> {
     }
     let text = format!(
         "{questions} questions, {} for each length and depth; {count} frames are shown. Accuracy of the frozen model in \
-         percent over all depths, with Wilson's 95% interval. In the picture: each length (rows) and depth (columns), picked \
-         frames above, frames at equal distances below.",
+         percent over all depths, with Wilson's 95% interval. In the pictures: each length and depth, from picked frames and \
+         from frames at equal distances.",
         args.count
     );
     Ok(Found {
         title: "Needle in a haystack",
         text: vec![text],
         tables: vec![table],
-        picture: Some(picture(subject, names, &right)),
+        pictures: vec![
+            ("-picked", picture(subject, "picked frames", &right[0])),
+            ("-uniform", picture(subject, "frames at equal distances", &right[1])),
+        ],
     })
 }
 
@@ -57,26 +60,17 @@ fn folder(subject: &Subject<'_>) -> PathBuf {
     subject.args.haystack.clone().unwrap_or_else(|| subject.folder.path().join("haystack"))
 }
 
-/// Both maps, one below the other.
-fn picture(subject: &Subject<'_>, names: [&str; 2], right: &[Array2<f32>; 2]) -> crate::figures::Picture {
+fn picture(subject: &Subject<'_>, name: &str, right: &Array2<f32>) -> Picture {
     let args = subject.args;
-    let rows: Vec<String> = names
-        .iter()
-        .flat_map(|name| args.lengths.iter().map(move |frames| format!("{name}, {frames} frames")))
-        .collect();
+    let rows: Vec<String> = args.lengths.iter().map(|frames| format!("{frames} frames")).collect();
     let column = |depth: &f64| Column { label: format!("{:.0}%", 100.0 * depth), picture: None, marked: false };
     let columns: Vec<Column> = args.depths.iter().map(column).collect();
-    let mut values = Array2::zeros((rows.len(), columns.len()));
-    for (map, value) in right.iter().enumerate() {
-        let at = map * args.lengths.len();
-        values.slice_mut(ndarray::s![at..at + args.lengths.len(), ..]).assign(value);
-    }
     HeatMap {
-        title: "Accuracy by length of the video and depth of the event".into(),
+        title: format!("Accuracy by length of the video and depth of the event: {name}"),
         notes: Vec::new(),
         rows: &rows,
         columns: &columns,
-        values: values.view(),
+        values: right.view(),
         span: Span { low: 0.0, high: 1.0 },
         what: "accuracy".into(),
     }

@@ -64,7 +64,12 @@ pub(super) fn questions(subject: &Subject<'_>) -> Result<Found> {
         params.picks,
         between[0].len()
     );
-    Ok(Found { title: "Different questions about one video", text: vec![text], tables: vec![table], picture: None })
+    Ok(Found {
+        title: "Different questions about one video",
+        text: vec![text],
+        tables: vec![table],
+        pictures: Vec::new(),
+    })
 }
 
 fn take(into: &mut [Vec<f64>; 3], p: &Array1<f64>, q: &Array1<f64>) -> Result<()> {

@@ -13,7 +13,7 @@ use crate::run::write_atomically;
 const HEAD: &str = "# Picked frames\n\nWhat a selector trained by ReFoCUS picks on long scenes, and what its picks are worth to the \
     frozen model. Definitions: [ReFoCUS](../algorithms/refocus.md#studies).\n";
 
-/// Puts a study's section into a page of results, in the place of an earlier one; its picture stands beside the page.
+/// Puts a study's section into a page of results, in the place of an earlier one; its pictures stand beside the page.
 ///
 /// # Errors
 /// The page cannot be read or written.
@@ -25,9 +25,9 @@ pub(super) fn put(page: &Path, study: Study, found: &Found) -> Result<()> {
     for table in &found.tables {
         section.push_str(&format!("\n{}", markdown(table)));
     }
-    if let Some(picture) = &found.picture {
+    for (end, picture) in &found.pictures {
         let stem = page.file_stem().context("expected the name of a file").map(|stem| stem.to_string_lossy())?;
-        let file = format!("{stem}-{name}.png");
+        let file = format!("{stem}-{name}{end}.png");
         write_atomically(&page.with_file_name(&file), &picture.png()?)?;
         section.push_str(&format!("\n![{}]({file})\n", found.title));
     }

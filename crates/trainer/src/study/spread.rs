@@ -52,6 +52,6 @@ pub(super) fn spread(subject: &Subject<'_>) -> Result<Found> {
         title: "Temporal entropy over training",
         text: vec![text],
         tables: vec![table],
-        picture: Some(chart.picture()),
+        pictures: vec![("", chart.picture())],
     })
 }

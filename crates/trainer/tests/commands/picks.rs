@@ -213,10 +213,11 @@ fn studies_are_put_into_a_page() {
     study("spread", &[]);
     study("questions", &["--sets", "8"]);
     study("accuracy", &["--picks", "3"]);
-    let text = std::fs::read_to_string(&page).unwrap();
-    assert_eq!(text.matches("\n## ").count(), 6, "{text}");
-    assert!(text.contains("| 3 |") && !text.contains("| 2 | "), "{text}");
-    for picture in ["needle", "likelihood", "spread"] {
+    let written = std::fs::read_to_string(&page).unwrap();
+    assert_eq!(written.matches("\n## ").count(), 6, "{written}");
+    assert!(written.contains("| 3 |") && !written.contains("| 2 | "), "{written}");
+    assert!(error(&["study", "gate", text(&selected.run), "--step", "5"], 2).contains("steps 2, 4, 6"));
+    for picture in ["needle-picked", "needle-uniform", "likelihood", "spread"] {
         assert!(selected.folder.join(format!("results-{picture}.png")).is_file(), "{picture}");
     }
 }
