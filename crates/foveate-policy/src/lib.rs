@@ -49,6 +49,8 @@ pub use pass::{GroupForward, Segment, TrainingPass};
 pub use qwen::{AttentionMode, Recompute};
 pub use sample::{Draw, GroupSeed, MIN_TEMPERATURE, Observe, SamplingParams};
 pub use score::RowScores;
-pub use selector::{Candidates, Origin, PickParams, PickPass, PickScores, Picks, Selector, SelectorConfig};
+pub use selector::{
+    Candidates, Origin, PickParams, PickPass, PickScores, Picks, SELECTOR_TYPE, Selector, SelectorConfig,
+};
 pub use text::{Content, Message, TextProcessor};
 pub use weights::{read_safetensors, to_tensor, write_safetensors};

@@ -75,7 +75,9 @@ pub fn ensure(demo: &Demo) -> Result<()> {
 /// They cannot be encoded or written.
 pub(crate) fn haystack(folder: &Path, frames: usize, depth: f64, count: usize) -> Result<PathBuf> {
     let folder = folder.join(format!("{frames}-{:.0}", 100.0 * depth));
-    render_long(&folder, &LongSpec { seed: 1, count, split: Split::Test, frames: [frames; 2], depth: Some(depth) })?;
+    // Other scenes for every length and depth.
+    let seed = 1000 * frames as u64 + (100.0 * depth).round() as u64;
+    render_long(&folder, &LongSpec { seed, count, split: Split::Test, frames: [frames; 2], depth: Some(depth) })?;
     Ok(folder.join(format!("{}.jsonl", Split::Test.word())))
 }
 

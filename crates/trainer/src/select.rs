@@ -1,17 +1,16 @@
 //! `trainer select`: which frames of a video a selector picks for a question.
 
 use anyhow::Result;
-use foveate_algo::refocus;
 use foveate_policy::{GroupSeed, PickParams};
 use image::RgbImage;
-use ndarray::{Array1, Axis};
+use ndarray::Array1;
 
 use crate::cli::SelectArgs;
 use crate::config::{Config, resolve_plain};
 use crate::data::{Example, MediaReader, Medium, View};
 use crate::error::{UserContext, existing};
 use crate::figures::{ContactSheet, Table, Thumbnail, data_uri};
-use crate::frame_sets::{Framed, Picker, sets};
+use crate::frame_sets::{Framed, Picker, Sees, density, sets};
 use crate::run::write_atomically;
 use crate::train::load_options;
 
@@ -20,12 +19,11 @@ use crate::train::load_options;
 /// # Errors
 /// A user error: the selector or the video cannot be read, or a setting is wrong; or the files cannot be written.
 pub fn run(args: &SelectArgs) -> Result<()> {
-    let paper = args.settings.config.is_none().then_some(refocus::NAME);
-    let config = resolve_plain(&args.settings.layers(paper))?;
+    let config = resolve_plain(&args.settings.layers(None))?;
     existing("--model", &args.model)?;
     existing("--video", &args.video)?;
-    let picker = Picker::trained(&args.model, &config.selector, &load_options(&config)?)?;
-    let media = reader(args, &config)?;
+    let picker = Picker::trained(&args.model, &load_options(&config)?)?;
+    let media = reader(args, &config, picker.sees())?;
     let example = Example {
         id: args.video.display().to_string(),
         media: vec![Medium::video(&args.video)],
@@ -56,9 +54,9 @@ pub fn run(args: &SelectArgs) -> Result<()> {
     Ok(())
 }
 
-fn reader(args: &SelectArgs, config: &Config) -> Result<MediaReader> {
+fn reader(args: &SelectArgs, config: &Config, sees: &Sees) -> Result<MediaReader> {
     let root = config.data.media_root.clone().unwrap_or_default();
-    MediaReader::new(&View::evaluation(config, &args.model), &config.data, &root)
+    MediaReader::new(&View { model: &args.model, frames: &sees.frames, pixels: &sees.pixels }, &config.data, &root)
 }
 
 fn seed(args: &SelectArgs) -> GroupSeed {
@@ -77,15 +75,6 @@ fn table(framed: &Framed, order: &[usize], probabilities: &[f64]) -> Table {
         ]);
     }
     table
-}
-
-/// How often each candidate is in a set, mean over the sets.
-pub(crate) fn density(sets: &[Vec<usize>], candidates: usize) -> Array1<f64> {
-    let mut held = ndarray::Array2::zeros((sets.len(), candidates));
-    for (set, picks) in sets.iter().enumerate() {
-        picks.iter().for_each(|place| held[[set, *place]] = 1.0);
-    }
-    held.mean_axis(Axis(0)).unwrap_or_else(|| Array1::zeros(candidates))
 }
 
 fn sheet(
@@ -113,16 +102,4 @@ fn sheet(
         density: framed.times.iter().zip(density).map(|(seconds, share)| [*seconds, *share]).collect(),
         duration: framed.duration,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_density_is_the_share_of_the_sets_that_hold_a_frame() {
-        let found = density(&[vec![0, 2], vec![2, 3], vec![2, 0], vec![2, 1]], 5);
-        assert_eq!(found.to_vec(), [0.5, 0.25, 1.0, 0.25, 0.0]);
-        assert_eq!(density(&[], 2).to_vec(), [0.0, 0.0]);
-    }
 }

@@ -63,15 +63,16 @@ struct File {
     backbone: Value,
 }
 
-const MODEL_TYPE: &str = "foveate-selector";
+/// `model_type` of a selector's `config.json`.
+pub const SELECTOR_TYPE: &str = "foveate-selector";
 
 /// Layers at the end of a backbone that begin anew, and what their norms' weights begin at (appendix B.2).
 const FRESH: (i64, f64) = (2, 0.1);
 
 impl SelectorConfig {
     fn new(file: &File) -> Result<Self, String> {
-        if file.model_type != MODEL_TYPE {
-            return Err(format!("model_type: expected {MODEL_TYPE:?}, found {:?}", file.model_type));
+        if file.model_type != SELECTOR_TYPE {
+            return Err(format!("model_type: expected {SELECTOR_TYPE:?}, found {:?}", file.model_type));
         }
         if !(1..=64).contains(&file.pool) {
             return Err(format!("pool: expected a number from 1 to 64, found {}", file.pool));
@@ -159,7 +160,8 @@ impl Selector {
         let Origin { tower, backbone, pretrained, pool, seed } = *origin;
         let configs = [tower, backbone].map(|dir| read_json(&dir.join("config.json")));
         let [tower_config, backbone_config] = configs;
-        let file = File { model_type: MODEL_TYPE.to_owned(), pool, vision: tower_config?, backbone: backbone_config? };
+        let file =
+            File { model_type: SELECTOR_TYPE.to_owned(), pool, vision: tower_config?, backbone: backbone_config? };
         let config = SelectorConfig::new(&file).map_err(|problem| PolicyError::config(backbone, problem))?;
         tch::manual_seed(seed);
         let seen = Weights::open(tower, options.device, options.kind)?;

@@ -22,7 +22,7 @@ use std::path::Path;
 use foveate_video::{Grid, Patches};
 use tch::{Kind, Tensor, no_grad};
 
-pub use build::{Origin, SelectorConfig};
+pub use build::{Origin, SELECTOR_TYPE, SelectorConfig};
 pub use pass::PickPass;
 pub use pick::{PickParams, PickScores, Picks};
 

@@ -24,6 +24,10 @@ use crate::run::Progress;
 /// A user error: there is no run, or nothing in it that was asked for; or the files cannot be written.
 pub fn run(args: &AnalyzeArgs) -> Result<()> {
     let run = RecordedRun::open(&args.run, &[])?;
+    if run.config().algo.picks_frames() {
+        let path = args.run.display();
+        return Err(user_error(format!("{path} is a run of refocus, which picks frames: see trainer study")));
+    }
     let rollouts = chosen(&run, &args.step)?;
     let mut analyses = vec![curves::analyze(&run)?];
     let mut readers: Vec<Box<dyn GroupReader>> = vec![

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use foveate_policy::AttentionMode;
+use foveate_video::scenes::FEWEST;
 
 use super::{SettingsArgs, word};
 
@@ -150,8 +151,8 @@ pub struct SelectArgs {
     /// Seed of the draw
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
-    /// Configuration: `model`, `eval` (which frames are candidates, and their pixels) and `selector` are used; by default
-    /// configs/refocus.toml.
+    /// Configuration: `model` (device and number format) and `data.decode` are used; what the selector was trained to see is
+    /// kept beside it.
     #[command(flatten)]
     pub settings: SettingsArgs,
 }
@@ -182,10 +183,10 @@ pub struct StudyArgs {
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = positive)]
     pub sets: usize,
     /// Frames of the videos (needle)
-    #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "64,128,256,512", value_parser = positive)]
+    #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "64,128,256,512", value_parser = long)]
     pub lengths: Vec<usize>,
     /// Where the event lies, from 0 to 1 (needle)
-    #[arg(long, value_name = "D,..", value_delimiter = ',', default_value = "0,0.25,0.5,0.75,1")]
+    #[arg(long, value_name = "D,..", value_delimiter = ',', default_value = "0,0.25,0.5,0.75,1", value_parser = depth)]
     pub depths: Vec<f64>,
     /// Videos of each length and depth, with a question each (needle)
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = positive)]
@@ -264,6 +265,18 @@ fn seconds(text: &str) -> Result<[f64; 2], String> {
     let number = |part: &str| part.trim().parse::<f64>().ok().filter(|seconds| *seconds >= 0.0);
     let ends = text.split_once('-').and_then(|(start, end)| Some([number(start)?, number(end)?]));
     ends.filter(|[start, end]| start <= end).ok_or_else(|| "expected START-END in seconds, such as 1.5-3".to_owned())
+}
+
+/// Frames of a long scene.
+fn long(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| (FEWEST..=65_536).contains(number));
+    number.ok_or_else(|| format!("expected a number of at least {FEWEST}"))
+}
+
+/// A place within a video.
+fn depth(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number| (0.0..=1.0).contains(number));
+    number.ok_or_else(|| "expected a number from 0 to 1".to_owned())
 }
 
 /// A number of at least 1.

@@ -172,8 +172,8 @@ pub struct FramesTable {
     pub min: usize,
     /// Most frames with `fps` (released: 768; the papers train with 16).
     pub max: usize,
-    /// Directory of a frame selector (`trainer --algo refocus`): what is sampled are its candidates, of which it picks for
-    /// each question those that are used.
+    /// Directory of a frame selector (`trainer --algo refocus`): of the candidates that it was trained to see, whatever is said
+    /// above, it picks for each question those that are used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<PathBuf>,
     /// Frames that the selector picks (ReFoCUS: 32).

@@ -24,7 +24,7 @@ pub use embedded::{Demo, algorithm_names};
 pub use input::*;
 pub(crate) use layers::read_toml;
 pub use layers::{Layers, Resolved, load_run, resolve, resolve_plain};
-pub use prompts::prompts;
+pub use prompts::{prompt_text, prompts};
 pub use training::*;
 
 use crate::error::UserContext;

@@ -22,12 +22,20 @@ files!("appo" "appo-grounding" "tw-grpo" "refocus" "think-aloud" "describe" "pla
 /// # Errors
 /// A user error: no such prompt, or something is wrong with the file.
 pub fn prompts(setting: &str, name: &str) -> Result<Prompts> {
+    Prompts::parse(name, &prompt_text(setting, name)?).user()
+}
+
+/// The same as it is written.
+///
+/// # Errors
+/// A user error: no such prompt, or the file cannot be read.
+pub fn prompt_text(setting: &str, name: &str) -> Result<String> {
     if let Some(at) = NAMES.iter().position(|known| *known == name) {
-        return Ok(Prompts::parse(name, TEXTS[at])?);
+        return Ok(TEXTS[at].to_owned());
     }
     let path = Path::new(name);
     if path.extension().is_some_and(|end| end == "toml") {
-        return Prompts::parse(name, &fs_err::read_to_string(path).user()?).user();
+        return fs_err::read_to_string(path).user();
     }
     let near = nearest(name, NAMES.iter().copied()).map_or(String::new(), |near| format!("; did you mean {near}?"));
     let known = NAMES.join(", ");

@@ -216,7 +216,7 @@ fn refocus_has_the_papers_settings_and_a_demo_of_its_own() {
     assert_eq!((config.rollout.completions, config.data.frames.max), (16, 512));
     let (folder, _) = with_file(&config.to_toml().unwrap(), &[]);
     assert_eq!(load_run(&folder.path().join("mine.toml"), &[]).unwrap(), config);
-    assert_eq!((config.selector.picks.as_slice(), config.selector.head_lr), (&[32][..], 10.0));
+    assert_eq!((config.selector.picks.as_slice(), config.selector.head_lr_scale), (&[32][..], 10.0));
     let demo = resolve(&Layers { algo: Some("refocus".into()), ..Layers::default() }).unwrap();
     assert!(demo.demo.is_some_and(|demo| demo.is_long()));
     assert!(demo.config.selector.backbone.is_some_and(|path| path.ends_with("data/tiny-mamba")));

@@ -306,7 +306,7 @@ pub struct SelectorTable {
     /// Frames of a set, T'. Several are a curriculum: one after the other, each for an equal part of the run.
     pub picks: Vec<usize>,
     /// What `optim.lr`, the backbone's learning rate, is multiplied by for the selector's own heads.
-    pub head_lr: f64,
+    pub head_lr_scale: f64,
 }
 
 impl SelectorTable {
@@ -325,7 +325,14 @@ impl SelectorTable {
 
 impl Default for SelectorTable {
     fn default() -> Self {
-        Self { backbone: None, pretrained: true, pool: 2, prompt: "question".into(), picks: vec![32], head_lr: 10.0 }
+        Self {
+            backbone: None,
+            pretrained: true,
+            pool: 2,
+            prompt: "question".into(),
+            picks: vec![32],
+            head_lr_scale: 10.0,
+        }
     }
 }
 

@@ -59,7 +59,7 @@ impl Config {
 
     fn validate_selector(&self) -> Result<()> {
         let selector = &self.selector;
-        within("selector.head_lr", selector.head_lr, 0.0, f64::MAX)?;
+        within("selector.head_lr_scale", selector.head_lr_scale, 0.0, f64::MAX)?;
         if !(1..=64).contains(&selector.pool) {
             return Err(user_error(format!("selector.pool must be from 1 to 64, found {}", selector.pool)));
         }

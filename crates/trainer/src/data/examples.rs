@@ -166,12 +166,15 @@ impl Preparer {
     /// A user error: the model's preprocessing cannot be read, or the prompt's template is wrong.
     pub fn new(view: &View<'_>, config: &Config, text: Arc<TextProcessor>, root: &Path) -> Result<Self> {
         let data = &config.data;
+        let picked = Picked::of(view, config, root)?;
+        // A selector's candidates are what it was trained on.
+        let frames = picked.as_ref().map_or(view.frames, Picked::candidates);
         Ok(Self {
-            media: MediaReader::new(view, data, root)?,
+            media: MediaReader::new(&View { frames, ..*view }, data, root)?,
             text,
             prompts: prompts("data.prompt", &data.prompt)?,
             longest: data.max_prompt_tokens.min(room(view.model, config)?),
-            picked: Picked::of(view, config, root)?,
+            picked,
         })
     }
 

@@ -150,20 +150,12 @@ fn appended(path: &Path, end: &str) -> PathBuf {
 pub fn protocol(config: &Config) -> String {
     let eval = &config.eval;
     let budget = eval.pixels.budget();
-    let picked = eval
-        .frames
-        .from
-        .as_deref()
-        .map(|selector| format!("{} picked by {} of ", eval.frames.picks, selector.display()));
+    let frames = match &eval.frames.from {
+        Some(selector) => format!("{} picked by {}", eval.frames.picks, selector.display()),
+        None => format!("{:?}", eval.frames.sampling()),
+    };
     format!(
-        "frames {}{:?}, {} to {} pixels per frame, temperature {}, top-p {}, top-k {}, repetition penalty {}",
-        picked.unwrap_or_default(),
-        eval.frames.sampling(),
-        budget.min_pixels,
-        budget.max_pixels,
-        eval.temperature,
-        eval.top_p,
-        eval.top_k,
-        eval.repetition_penalty
+        "frames {frames}, {} to {} pixels per frame, temperature {}, top-p {}, top-k {}, repetition penalty {}",
+        budget.min_pixels, budget.max_pixels, eval.temperature, eval.top_p, eval.top_k, eval.repetition_penalty
     )
 }

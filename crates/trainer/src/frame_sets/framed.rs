@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use foveate_data::letter;
-use foveate_policy::Media;
+use foveate_policy::{Media, PolicyError};
 
-use crate::config::Config;
+use crate::config::{Config, OnBadExample};
 use crate::data::{Apart, Example, MediaReader, Medium, Records, Source, View};
-use crate::error::UserContext;
+use crate::error::{UserContext, one_line};
 use crate::stats::event_frames;
 
 /// A question about candidate frames of a video.
@@ -100,7 +100,9 @@ impl FramedExamples {
         let options = example.options.len();
         ensure!(options >= 2, "expected a question with at least 2 options, found {options}");
         let apart = self.media.frames_apart(path, *clip)?;
-        Ok(Framed::new(example, record, apart))
+        let framed = Framed::new(example, record, apart);
+        framed.gold()?;
+        Ok(framed)
     }
 }
 
@@ -116,4 +118,19 @@ impl Source for FramedExamples {
         let id = example.id.clone();
         self.frames(example, record).with_context(|| id)
     }
+}
+
+/// Whether a question that cannot be put to a model is passed over: it is named, and the next one takes its place.
+///
+/// # Errors
+/// The error itself, if it is another one, or if a bad example is to end the run.
+pub fn passed_over(error: anyhow::Error, on_bad: OnBadExample) -> Result<bool> {
+    let put = |cause: &(dyn std::error::Error + 'static)| {
+        matches!(cause.downcast_ref::<PolicyError>(), Some(PolicyError::Prompt(_)))
+    };
+    if on_bad == OnBadExample::Skip && error.chain().any(put) {
+        tracing::warn!("{}; left out", one_line(&error));
+        return Ok(true);
+    }
+    Err(error)
 }

@@ -10,9 +10,9 @@ mod spread;
 mod step;
 
 pub use asker::FrameAsker;
-pub use framed::{Framed, FramedExamples};
+pub use framed::{Framed, FramedExamples, passed_over};
 pub use picked::Picked;
-pub use picker::{Picker, sets};
+pub use picker::{Picker, Sees, density, sets};
 pub use scorer::{FrameScorer, Judged};
 pub use sensitivity::Sensitivity;
 pub use spread::temporal_entropy;

@@ -6,8 +6,8 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::Result;
 
-use super::{Framed, Picker};
-use crate::config::Config;
+use super::{Framed, Picker, Sees};
+use crate::config::{Config, FramesTable};
 use crate::data::{Clip, Example, MediaReader, View};
 use crate::error::existing;
 use crate::train::load_options;
@@ -19,6 +19,7 @@ pub struct Picked {
     picker: Mutex<Picker>,
     /// The candidates as the selector sees them.
     media: MediaReader,
+    frames: FramesTable,
     count: usize,
     known: Mutex<HashMap<Asked, Vec<usize>>>,
 }
@@ -34,12 +35,16 @@ impl Picked {
     pub fn of(view: &View<'_>, config: &Config, root: &Path) -> Result<Option<Self>> {
         let Some(dir) = &view.frames.from else { return Ok(None) };
         existing("frames.from", dir)?;
-        Ok(Some(Self {
-            picker: Mutex::new(Picker::trained(dir, &config.selector, &load_options(config)?)?),
-            media: MediaReader::new(&View { model: dir, ..*view }, &config.data, root)?,
-            count: view.frames.picks,
-            known: Mutex::new(HashMap::new()),
-        }))
+        let picker = Picker::trained(dir, &load_options(config)?)?;
+        let Sees { frames, pixels, .. } = picker.sees().clone();
+        let media = MediaReader::new(&View { model: dir, frames: &frames, pixels: &pixels }, &config.data, root)?;
+        let known = Mutex::new(HashMap::new());
+        Ok(Some(Self { picker: Mutex::new(picker), media, frames, count: view.frames.picks, known }))
+    }
+
+    /// Which frames of a video are candidates.
+    pub fn candidates(&self) -> &FramesTable {
+        &self.frames
     }
 
     /// Places of the picked frames among those that are sampled, in their order in time.

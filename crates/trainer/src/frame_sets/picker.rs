@@ -2,54 +2,97 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use foveate_data::{Prompts, Seen};
-use foveate_policy::{Candidates, GroupSeed, LoadOptions, Media, Origin, PickParams, Picks, Selector, model_type};
+use foveate_policy::{
+    Candidates, GroupSeed, LoadOptions, Media, Origin, PickParams, Picks, SELECTOR_TYPE, Selector, model_type,
+};
+use ndarray::{Array1, Array2, Axis};
+use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::Framed;
-use crate::config::{SelectorTable, prompts};
+use crate::config::{Config, FramesTable, PixelsTable, prompt_text};
 use crate::error::{UserContext, user_error};
-
-/// `model_type` of a selector's directory.
-const SELECTOR: &str = "foveate-selector";
+use crate::run::{read_json, write_json};
 
 /// A selector that is asked about examples.
 #[derive(Debug)]
 pub struct Picker {
     selector: Selector,
     prompts: Prompts,
+    sees: Sees,
 }
 
+/// What a selector was trained to see, kept beside it: asked otherwise it would pick anything.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sees {
+    /// The prompt, as its file is written.
+    prompt: String,
+    /// Which frames of a video are candidates.
+    pub frames: FramesTable,
+    /// Their size.
+    pub pixels: PixelsTable,
+}
+
+/// File of what a selector sees within its directory.
+const SEES: &str = "selector.json";
+
 impl Picker {
-    /// The selector in a directory; a new one, as `selector` says, for the vision tower of a Qwen2.5-VL directory.
+    /// The selector that a run trains: that of its checkpoint, or of `model.path`, or if that is a Qwen2.5-VL model a new one
+    /// for its vision tower. It sees what the configuration says.
     ///
     /// # Errors
     /// A user error: a model or the prompt cannot be read, or a setting does not fit it.
-    pub fn open(dir: &Path, table: &SelectorTable, options: &LoadOptions, seed: u64) -> Result<Self> {
-        let selector = if model_type(dir).user()? == SELECTOR {
+    pub fn training(config: &Config, checkpoint: Option<&Path>, options: &LoadOptions) -> Result<Self> {
+        let dir = checkpoint.map_or_else(|| config.model_path(), Ok)?;
+        let table = &config.selector;
+        let selector = if model_type(dir).user()? == SELECTOR_TYPE {
             Selector::load(dir, options).user()?
         } else {
             let backbone = table.backbone.as_deref().unwrap_or(dir);
-            let seed = seed as i64;
+            let seed = config.run.seed as i64;
             let origin = Origin { tower: dir, backbone, pretrained: table.pretrained, pool: table.pool, seed };
             Selector::begin(&origin, options).user()?
         };
-        Ok(Self { selector, prompts: prompts("selector.prompt", &table.prompt)? })
+        let prompt = prompt_text("selector.prompt", &table.prompt)?;
+        let sees = Sees { prompt, frames: config.data.frames.clone(), pixels: config.data.pixels.clone() };
+        Self::of(selector, sees, "selector.prompt")
     }
 
-    /// The selector in a directory, which must be one.
+    /// The selector in a directory, which must be one, and what it was trained to see.
     ///
     /// # Errors
-    /// A user error: it is another model's, or as [`Picker::open`].
-    pub fn trained(dir: &Path, table: &SelectorTable, options: &LoadOptions) -> Result<Self> {
-        match model_type(dir).user()? {
-            found if found == SELECTOR => Self::open(dir, table, options, 0),
-            found => Err(user_error(format!(
+    /// A user error: it is another model's, or it cannot be read.
+    pub fn trained(dir: &Path, options: &LoadOptions) -> Result<Self> {
+        let found = model_type(dir).user()?;
+        if found != SELECTOR_TYPE {
+            return Err(user_error(format!(
                 "{}: expected a frame selector, as `trainer --algo refocus` saves it; found a model of type {found:?}",
                 dir.display()
-            ))),
+            )));
         }
+        let sees: Sees = read_json(&dir.join(SEES)).context("what the selector was trained to see").user()?;
+        Self::of(Selector::load(dir, options).user()?, sees, SEES)
+    }
+
+    fn of(selector: Selector, sees: Sees, prompt: &str) -> Result<Self> {
+        let prompts = Prompts::parse(prompt, &sees.prompt).user()?;
+        Ok(Self { selector, prompts, sees })
+    }
+
+    /// Saves a directory that [`Picker::trained`] reads.
+    ///
+    /// # Errors
+    /// Something cannot be written.
+    pub fn save(&self, dir: &Path) -> Result<()> {
+        self.selector.save(dir)?;
+        write_json(&dir.join(SEES), &self.sees)
+    }
+
+    /// What it sees.
+    pub fn sees(&self) -> &Sees {
+        &self.sees
     }
 
     /// The selector.
@@ -94,4 +137,25 @@ impl Picker {
 pub fn sets(frames: &Tensor) -> Result<Vec<Vec<usize>>> {
     let rows = Vec::<Vec<i64>>::try_from(frames.to_device(tch::Device::Cpu))?;
     Ok(rows.into_iter().map(|row| row.into_iter().map(|frame| frame as usize).collect()).collect())
+}
+
+/// How often each candidate is in a set, mean over the sets.
+pub fn density(sets: &[Vec<usize>], candidates: usize) -> Array1<f64> {
+    let mut held = Array2::zeros((sets.len(), candidates));
+    for (set, picks) in sets.iter().enumerate() {
+        picks.iter().for_each(|place| held[[set, *place]] = 1.0);
+    }
+    held.mean_axis(Axis(0)).unwrap_or_else(|| Array1::zeros(candidates))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_density_is_the_share_of_the_sets_that_hold_a_frame() {
+        let found = density(&[vec![0, 2], vec![2, 3], vec![2, 0], vec![2, 1]], 5);
+        assert_eq!(found.to_vec(), [0.5, 0.25, 1.0, 0.25, 0.0]);
+        assert_eq!(density(&[], 2).to_vec(), [0.0, 0.0]);
+    }
 }

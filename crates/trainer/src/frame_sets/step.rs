@@ -13,7 +13,7 @@ use ndarray::{Array1, Array2};
 use serde::Serialize;
 use tch::{Kind, Tensor};
 
-use super::{FrameScorer, Framed, Judged, Picker, sets, temporal_entropy};
+use super::{FrameScorer, Framed, Judged, Picker, passed_over, sets, temporal_entropy};
 use crate::config::Config;
 use crate::measure::{mean, optimization};
 use crate::run::StepMetrics;
@@ -68,8 +68,9 @@ pub struct PickStepper<'a> {
 
 /// A question with the sets that were picked for it.
 #[derive(Debug)]
-struct PickGroup<'a> {
-    framed: &'a Framed,
+struct PickGroup {
+    /// Without its frames, which would fill the memory.
+    framed: Framed,
     candidates: Candidates,
     picks: Picks,
     sets: Vec<Vec<usize>>,
@@ -83,29 +84,37 @@ struct PickGroup<'a> {
 
 /// A finished step.
 #[derive(Debug)]
-pub struct PickStepped<'a> {
-    groups: Vec<PickGroup<'a>>,
+pub struct PickStepped {
+    groups: Vec<PickGroup>,
+    /// Questions that could not be put.
+    left_out: usize,
     updated: Updated,
     seconds: Vec<(&'static str, f64)>,
 }
 
 impl PickStepper<'_> {
-    /// Runs step number `step` on these questions; the groups are recorded in the folder `record`, if one is given.
+    /// Runs step number `step` on the questions that `supply` gives, one at a time; the groups are recorded in the folder
+    /// `record`, if one is given. A question that cannot be put is left out, if bad examples are to be.
     ///
     /// # Errors
-    /// A question cannot be put or judged, or loss or gradient are not finite; the selector is unchanged then.
-    pub fn run<'a>(
+    /// Loss or gradient are not finite, or a question cannot be put or judged; the rest of the step is not done then.
+    pub fn run(
         &self,
         step: u64,
-        questions: &'a [Framed],
+        supply: &mut dyn FnMut(usize) -> Result<Vec<Framed>>,
         optimizer: &mut AdamW,
         record: Option<&Path>,
-    ) -> Result<PickStepped<'a>> {
+    ) -> Result<PickStepped> {
         let mut clock = Clock::default();
-        let mut groups = Vec::with_capacity(questions.len());
-        for (framed, number) in questions.iter().zip(0..) {
-            let group = self.group(framed, GroupSeed { seed: self.config.run.seed, step, group: number }, &mut clock);
-            groups.push(group.with_context(|| format!("example {}", framed.example.id))?);
+        let (mut groups, mut left_out) = (Vec::new(), 0);
+        for number in 0..self.config.rollout.prompts_per_step as u64 {
+            let Some(framed) = supply(1)?.pop() else { break };
+            let id = format!("example {}", framed.example.id);
+            let seed = GroupSeed { seed: self.config.run.seed, step, group: number };
+            match self.group(framed, seed, &mut clock).context(id) {
+                Ok(group) => groups.push(group),
+                Err(error) => left_out += usize::from(passed_over(error, self.config.data.on_bad_example)?),
+            }
         }
         let updated = clock.time("timing/update", || self.update(step, &mut groups, optimizer))?;
         if let Some(folder) = record {
@@ -114,11 +123,11 @@ impl PickStepper<'_> {
                 group.record(&folder.join(format!("group-{index}.safetensors")))?;
             }
         }
-        Ok(PickStepped { groups, updated, seconds: clock.laps() })
+        Ok(PickStepped { groups, left_out, updated, seconds: clock.laps() })
     }
 
     /// SAMPLE, SCORE and CREDIT of one question. A video of fewer candidates than a set has picks gives all of them.
-    fn group<'a>(&self, framed: &'a Framed, seed: GroupSeed, clock: &mut Clock) -> Result<PickGroup<'a>> {
+    fn group(&self, mut framed: Framed, seed: GroupSeed, clock: &mut Clock) -> Result<PickGroup> {
         let (rollout, run) = (&self.config.rollout, &self.config.run);
         let wanted = self.config.selector.picks_at(seed.step, run.steps);
         let params = PickParams {
@@ -127,12 +136,13 @@ impl PickStepper<'_> {
             temperature: rollout.temperature,
         };
         let (candidates, picks) = clock.time("timing/sample", || {
-            let candidates = self.picker.candidates(framed)?;
+            let candidates = self.picker.candidates(&framed)?;
             let picks = self.picker.selector().pick(&candidates, &params, seed)?;
             anyhow::Ok((candidates, picks))
         })?;
         let sets = sets(&picks.frames)?;
-        let judged = clock.time("timing/reward", || self.scorer.judge(framed, &sets))?;
+        let judged = clock.time("timing/reward", || self.scorer.judge(&framed, &sets))?;
+        framed.frames = Vec::new();
         let scored = ScoredGroup {
             rewards: judged.rewards(),
             accuracy: judged.accuracy(),
@@ -145,7 +155,7 @@ impl PickStepper<'_> {
     }
 
     /// UPDATE: `updates_per_rollout` times through the groups, each time in `minibatches` optimizer steps.
-    fn update(&self, step: u64, groups: &mut [PickGroup<'_>], optimizer: &mut AdamW) -> Result<Updated> {
+    fn update(&self, step: u64, groups: &mut [PickGroup], optimizer: &mut AdamW) -> Result<Updated> {
         let optim = &self.config.optim;
         let objective = self.algorithm.objective();
         let lr = learning_rate(optim, step, self.config.run.steps);
@@ -186,7 +196,7 @@ impl PickStepper<'_> {
         Ok(updated)
     }
 
-    fn pass(&self, group: &PickGroup<'_>) -> PickPass<'_> {
+    fn pass(&self, group: &PickGroup) -> PickPass<'_> {
         self.picker.selector().training_pass(&group.candidates, &group.picks)
     }
 }
@@ -200,7 +210,7 @@ struct Sums {
     gap: f64,
 }
 
-impl PickGroup<'_> {
+impl PickGroup {
     /// Mean of |teacher-forced - picking pass's| log-prob over the picks.
     fn gap(&self, logprobs: &Tensor) -> f64 {
         (logprobs - self.picks.scores().logprobs).abs().mean(Kind::Double).double_value(&[])
@@ -285,10 +295,10 @@ impl PickGroup<'_> {
     }
 }
 
-impl PickStepped<'_> {
+impl PickStepped {
     /// Positions that were read: each prompt once, each set's picks.
     pub fn tokens(&self) -> u64 {
-        let of_group = |group: &PickGroup<'_>| group.candidates.positions() + group.scored.mask.len();
+        let of_group = |group: &PickGroup| group.candidates.positions() + group.scored.mask.len();
         self.groups.iter().map(|group| of_group(group) as u64).sum()
     }
 
@@ -297,7 +307,7 @@ impl PickStepped<'_> {
         let mut metrics = StepMetrics::new(step);
         let groups = &self.groups;
         let rewards = || groups.iter().flat_map(|group| group.scored.rewards.iter().copied());
-        let deviation = |group: &PickGroup<'_>| {
+        let deviation = |group: &PickGroup| {
             let scored = group.scored.rewards.iter().filter(|reward| !reward.is_nan());
             sample_deviation(&scored.map(|reward| f64::from(*reward)).collect::<Vec<_>>())
         };
@@ -306,16 +316,16 @@ impl PickStepped<'_> {
         let flat = groups.iter().filter(|group| deviation(group) == 0.0).count();
         metrics.push("frac_reward_zero_std", flat as f64 / groups.len().max(1) as f64);
         metrics.push("accuracy", mean(groups.iter().flat_map(|group| group.scored.accuracy.iter().copied())));
+        metrics.push_count("data/left_out", self.left_out as u64);
         metrics.push_count("data/unscored", rewards().filter(|reward| reward.is_nan()).count() as u64);
         optimization(&mut metrics, &self.updated);
-        let entropy = |group: &PickGroup<'_>| group.picks.scores().entropy.mean(Kind::Double).double_value(&[]) as f32;
+        let entropy = |group: &PickGroup| group.picks.scores().entropy.mean(Kind::Double).double_value(&[]) as f32;
         metrics.push("entropy", mean(groups.iter().map(entropy)));
         let own = |name: &str| format!("{algorithm}/{name}");
         let sets = || groups.iter().flat_map(|group| group.sets.iter().map(move |set| (group, set)));
         metrics.push(&own("picks"), mean(sets().map(|(_, set)| set.len() as f32)));
-        metrics.push(&own("candidates"), mean(groups.iter().map(|group| group.framed.frames.len() as f32)));
-        let spread =
-            |(group, set): (&PickGroup<'_>, &Vec<usize>)| temporal_entropy(set, group.framed.frames.len()) as f32;
+        metrics.push(&own("candidates"), mean(groups.iter().map(|group| group.candidates.frames() as f32)));
+        let spread = |(group, set): (&PickGroup, &Vec<usize>)| temporal_entropy(set, group.candidates.frames()) as f32;
         metrics.push(&own("temporal_entropy"), mean(sets().map(spread)));
         let found: Vec<f32> = groups.iter().filter_map(PickGroup::found).collect();
         if !found.is_empty() {

@@ -43,7 +43,8 @@ pub(super) fn likelihood(subject: &Subject<'_>) -> Result<Found> {
     })?;
     let mut table = Table::new("", &["k, %", "likeliest k", "the others"]);
     for ((k, over), under) in SHARES.iter().zip(&over).zip(&under) {
-        table.push(vec![k.to_string(), share(over[0], over[1] as usize), share(under[0], under[1] as usize)]);
+        let shown = |[right, of]: [f64; 2]| if of > 0.0 { share(right, of as usize) } else { "-".to_owned() };
+        table.push(vec![k.to_string(), shown(*over), shown(*under)]);
     }
     let curve = |name: &str, sides: &[[f64; 2]], index| Curve {
         name: name.into(),

@@ -22,7 +22,7 @@ use crate::data::{Loader, LoaderOptions, LoaderState, Order};
 use crate::error::{UserContext, existing, user_error};
 use crate::eval::wilson;
 use crate::figures::{Picture, Table};
-use crate::frame_sets::{FrameScorer, Framed, FramedExamples, Picker};
+use crate::frame_sets::{FrameScorer, Framed, FramedExamples, Picker, passed_over};
 use crate::run::RunFolder;
 use crate::train::{POLICY, load_options};
 
@@ -96,7 +96,7 @@ impl<'a> Subject<'a> {
             return Err(user_error(format!("{}: no such checkpoint; {known}", args.run.display())));
         };
         let options = LoadOptions { trainable: Trainable::Nothing, ..load_options(&config)? };
-        let picker = Picker::trained(&checkpoint.join(POLICY), &config.selector, &options)?;
+        let picker = Picker::trained(&checkpoint.join(POLICY), &options)?;
         let scorer = FrameScorer::load(config.scorer_path()?, &config)?;
         Ok(Self { args, step: *step, folder, config, scorer, picker })
     }
@@ -104,22 +104,24 @@ impl<'a> Subject<'a> {
     /// The held-out questions, as many as `eval.limit` says, one after the other.
     fn held_out(&self, each: impl FnMut(Framed) -> Result<()>) -> Result<()> {
         let test = self.config.data.test.as_deref().context("the run has no held-out examples (data.test)").user()?;
-        self.questions_of(test, each)
+        self.questions_of(test, self.config.eval.limit, each)
     }
 
-    /// The questions of a file.
-    fn questions_of(&self, file: &Path, mut each: impl FnMut(Framed) -> Result<()>) -> Result<()> {
+    /// The first `limit` questions of a file (0: all); those that cannot be put are left out.
+    fn questions_of(&self, file: &Path, limit: usize, mut each: impl FnMut(Framed) -> Result<()>) -> Result<()> {
         existing("data.test", file)?;
         let config = &self.config;
         let examples = FramedExamples::evaluation(file, config, config.scorer_path()?)?;
-        let (all, limit, shown) = (examples.records().len(), config.eval.limit, answered());
+        let (all, shown) = (examples.records().len(), answered());
         let count = if limit == 0 { all } else { all.min(limit) };
         let (data, depth) = (&config.data, 8);
         let options = LoaderOptions { depth, threads: data.threads, on_bad: data.on_bad_example };
         let mut loader = Loader::new(examples, Order::Once(count), options, LoaderState::default())?;
         while let Some(framed) = loader.batch(1)?.examples.pop() {
             let id = framed.example.id.clone();
-            each(framed).context(id)?;
+            if let Err(error) = each(framed).context(id) {
+                passed_over(error, data.on_bad_example)?;
+            }
             shown(loader.state().position as usize, count);
         }
         Ok(())

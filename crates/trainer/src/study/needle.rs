@@ -15,12 +15,13 @@ pub(super) fn needle(subject: &Subject<'_>) -> Result<Found> {
     let args = subject.args;
     let count = subject.config.selector.last_picks();
     let mut right = [0, 1].map(|_| Array2::<f32>::zeros((args.lengths.len(), args.depths.len())));
-    let (mut questions, folder) = (0, folder(subject));
+    let (mut rows, mut questions, folder) = (Vec::new(), 0, folder(subject));
     for (row, frames) in args.lengths.iter().enumerate() {
+        let (mut of_row, mut asked) = ([0.0; 2], 0);
         for (column, depth) in args.depths.iter().enumerate() {
             let file = haystack(&folder, *frames, *depth, args.count)?;
             let (mut sums, mut of) = ([0.0; 2], 0);
-            subject.questions_of(&file, |framed| {
+            subject.questions_of(&file, 0, |framed| {
                 let picked = subject.picker.likeliest(&framed, count)?;
                 let uniform = uniform_indices(framed.frames.len(), picked.len());
                 let accuracy = subject.scorer.judge(&framed, &[picked, uniform])?.accuracy();
@@ -28,27 +29,33 @@ pub(super) fn needle(subject: &Subject<'_>) -> Result<Found> {
                 of += 1;
                 Ok(())
             })?;
-            questions += of;
+            of_row.iter_mut().zip(sums).for_each(|(row, sum)| *row += f64::from(sum));
+            asked += of;
             right.iter_mut().zip(sums).for_each(|(map, sum)| map[[row, column]] = sum / of.max(1) as f32);
         }
+        questions += asked;
+        rows.push(vec![frames.to_string(), share(of_row[0], asked), share(of_row[1], asked)]);
     }
-    let names = ["picked", "at equal distances"];
-    let mut table = Table::new("", &["frames of the video", names[0], names[1]]);
-    let each = args.depths.len() * args.count;
+    let mut table = Table::new("", &["frames of the video", "picked", "at equal distances"]);
+    rows.into_iter().for_each(|row| table.push(row));
+    let depths = args.depths.iter().map(|depth| format!("{:.0}%", 100.0 * depth));
+    let header: Vec<String> =
+        std::iter::once("frames of the video, picked, by depth".to_owned()).chain(depths).collect();
+    let mut cells = Table::new("", &header.iter().map(String::as_str).collect::<Vec<_>>());
     for (row, frames) in args.lengths.iter().enumerate() {
-        let of_row = |map: &Array2<f32>| share(f64::from(map.row(row).sum()) * args.count as f64, each);
-        table.push(vec![frames.to_string(), of_row(&right[0]), of_row(&right[1])]);
+        let accuracies = right[0].row(row).into_iter().map(|value| format!("{:.0}", 100.0 * value));
+        cells.push(std::iter::once(frames.to_string()).chain(accuracies).collect());
     }
     let text = format!(
         "{questions} questions, {} for each length and depth; {count} frames are shown. Accuracy of the frozen model in \
          percent over all depths, with Wilson's 95% interval. In the pictures: each length and depth, from picked frames and \
-         from frames at equal distances.",
+         from frames at equal distances, the first and last of which show an event at the ends.",
         args.count
     );
     Ok(Found {
         title: "Needle in a haystack",
         text: vec![text],
-        tables: vec![table],
+        tables: vec![table, cells],
         pictures: vec![
             ("-picked", picture(subject, "picked frames", &right[0])),
             ("-uniform", picture(subject, "frames at equal distances", &right[1])),

@@ -9,8 +9,7 @@ use ndarray::Array1;
 use super::{Found, Subject, mean_and_half_width};
 use crate::error::user_error;
 use crate::figures::Table;
-use crate::frame_sets::sets;
-use crate::select::density;
+use crate::frame_sets::{density, sets};
 
 /// Where picks fall, two independent draws of it.
 type Draws = [Array1<f64>; 2];

@@ -19,7 +19,8 @@ const HEAD: &str = "# Picked frames\n\nWhat a selector trained by ReFoCUS picks 
 /// The page cannot be read or written.
 pub(super) fn put(page: &Path, study: Study, found: &Found) -> Result<()> {
     let name = study.name();
-    let mut section = format!("## {}\n\n`trainer study {name} RUN --report {}`\n\n", found.title, page.display());
+    let command: Vec<String> = std::env::args().skip(1).collect();
+    let mut section = format!("## {}\n\n`cargo run -p trainer -- {}`\n\n", found.title, command.join(" "));
     section.push_str(&found.text.join("\n\n"));
     section.push('\n');
     for table in &found.tables {

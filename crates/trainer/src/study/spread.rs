@@ -41,12 +41,13 @@ pub(super) fn spread(subject: &Subject<'_>) -> Result<Found> {
         y: "nats".into(),
         curves: vec![
             curve("", entropy, palette(0), Stroke::Faint),
-            curve("mean of ten steps", smooth, palette(0), Stroke::Solid),
+            curve(&format!("mean of {WINDOW} steps"), smooth, palette(0), Stroke::Solid),
         ],
     };
     let text = format!(
-        "Kozachenko-Leonenko entropy of the times of a set's picks, mean over the sets of a step; 0 is a set spread evenly \
-         over the video. First and last steps: {WINDOW} of them."
+        "Kozachenko-Leonenko entropy of the times of a set's picks, mean over the sets of a step: that of the density they \
+         are drawn from, 0 where that is uniform over the video (somewhat more of frames that never coincide). First and last \
+         steps: at most {WINDOW} of them."
     );
     Ok(Found {
         title: "Temporal entropy over training",

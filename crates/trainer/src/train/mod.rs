@@ -83,6 +83,8 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         ("selector.backbone", &config.selector.backbone),
         ("data.train", &config.data.train),
         ("data.test", &config.data.test),
+        ("data.frames.from", &config.data.frames.from),
+        ("eval.frames.from", &config.eval.frames.from),
     ];
     for (key, path) in named {
         path.as_deref().map_or(Ok(()), |path| existing(key, path))?;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use foveate_algo::Algorithm;
-use foveate_policy::{AdamW, LoadOptions, Selector, Trainable};
+use foveate_policy::{AdamW, LoadOptions, SELECTOR_TYPE, Selector, Trainable, model_type};
 use foveate_video::uniform_indices;
 
 use super::learner::{Examples, Learner, Step};
@@ -12,9 +12,9 @@ use super::{POLICY, load_options, optimizer, save_optimizer};
 use crate::answer::{Answers, answered};
 use crate::config::Config;
 use crate::data::{Loader, LoaderOptions, LoaderState, Order};
-use crate::error::UserContext;
+use crate::error::{UserContext, user_error};
 use crate::eval::Item;
-use crate::frame_sets::{FrameScorer, Framed, FramedExamples, PickStepper, Picker};
+use crate::frame_sets::{FrameScorer, Framed, FramedExamples, PickStepper, Picker, passed_over};
 use crate::run::{Stop, lines};
 
 pub(super) struct PickLearner {
@@ -28,7 +28,19 @@ impl Learner for PickLearner {
     type Source = FramedExamples;
 
     fn examples(config: &Config) -> Result<(FramedExamples, usize)> {
-        let examples = FramedExamples::train(config, config.scorer_path()?)?;
+        let scorer = config.scorer_path()?;
+        if model_type(scorer).user()? == SELECTOR_TYPE {
+            let path = scorer.display();
+            return Err(user_error(format!(
+                "{path} is a selector: name the model that rewards its picks, scorer.path"
+            )));
+        }
+        if config.data.frames.from.is_some() {
+            return Err(user_error(
+                "data.frames.from: a selector is trained on all candidates, not on another's picks",
+            ));
+        }
+        let examples = FramedExamples::train(config, scorer)?;
         let count = examples.records().len();
         Ok((examples, count))
     }
@@ -36,10 +48,9 @@ impl Learner for PickLearner {
     fn load(config: &Config, _examples: &FramedExamples, checkpoint: Option<&Path>) -> Result<Self> {
         let options = LoadOptions { trainable: Trainable::Text, ..load_options(config)? };
         let saved = checkpoint.map(|folder| folder.join(POLICY));
-        let dir = saved.as_deref().map_or_else(|| config.model_path(), Ok)?;
-        let picker = Picker::open(dir, &config.selector, &options, config.run.seed)?;
+        let picker = Picker::training(config, saved.as_deref(), &options)?;
         let scorer = FrameScorer::load(config.scorer_path()?, config)?;
-        let head_lr = config.selector.head_lr;
+        let head_lr = config.selector.head_lr_scale;
         let adamw = AdamW::new(picker.selector().parameters(), config.optim.adamw())
             .scaled(|name| if Selector::is_head(name) { head_lr } else { 1.0 });
         let optimizer = optimizer(adamw, checkpoint)?;
@@ -56,14 +67,13 @@ impl Learner for PickLearner {
     ) -> Result<Step> {
         let stepper =
             PickStepper { picker: &self.picker, scorer: &self.scorer, algorithm: self.algorithm.as_ref(), config };
-        let questions = examples(config.rollout.prompts_per_step)?;
-        let stepped = stepper.run(step, &questions, &mut self.optimizer, record)?;
+        let stepped = stepper.run(step, examples, &mut self.optimizer, record)?;
         let completions = lines(&stepped.lines(step))?;
         Ok(Step { metrics: stepped.metrics(step, self.algorithm.name()), completions, tokens: stepped.tokens() })
     }
 
     fn save(&self, folder: &Path) -> Result<()> {
-        self.picker.selector().save(&folder.join(POLICY))?;
+        self.picker.save(&folder.join(POLICY))?;
         save_optimizer(&self.optimizer, folder)
     }
 
@@ -78,10 +88,13 @@ impl Learner for PickLearner {
         while !stop.requested() {
             let Some(framed) = loader.batch(1)?.examples.pop() else { break };
             let id = framed.example.id.clone();
-            answers.items.push(self.item(&framed, config.selector.last_picks()).context(id)?);
+            match self.item(&framed, config.selector.last_picks()).context(id) {
+                Ok(item) => answers.items.push(item),
+                Err(error) => answers.bad += usize::from(passed_over(error, data.on_bad_example)?),
+            }
             each(loader.state().position as usize, count);
         }
-        answers.bad = loader.state().bad.len();
+        answers.bad += loader.state().bad.len();
         Ok(answers)
     }
 

@@ -7,8 +7,8 @@ use foveate_policy::read_safetensors;
 use tch::Kind;
 
 use crate::setup::{
-    SAVE_EVERY, STEPS, assert_same_run, column, error, here, lines, program, root, shared, succeed, text, train,
-    undisturbed,
+    SAVE_EVERY, STEPS, assert_same_run, column, error, here, lines, program, root, run as run_of, shared, succeed,
+    text, train, undisturbed,
 };
 
 /// Long scenes of few frames, and a run of refocus on them that nothing disturbed, its groups recorded.
@@ -151,9 +151,8 @@ fn frames_are_picked_and_shown() {
     let record = &lines(&selected.test())[0];
     let video = selected.folder.join("scenes").join(record["video"].as_str().unwrap());
     let (selector, output) = (selected.selector(), selected.folder.join("picked"));
-    let config = selected.run.join("config.toml");
     let asked = ["--question", record["question"].as_str().unwrap(), "--options", "A.red", "B.blue"];
-    let files = ["select", "--model", text(&selector), "--video", text(&video), "--config", text(&config)];
+    let files = ["select", "--model", text(&selector), "--video", text(&video)];
     let said = succeed(&[&files[..], &asked, &["--frames", "5", "--sets", "8", "--output", text(&output)]].concat());
     assert!(said.contains("probability") && said.contains("sheet.png"), "{said}");
     let table = std::fs::read_to_string(output.join("picks.csv")).unwrap();
@@ -179,9 +178,8 @@ fn a_policy_answers_and_trains_on_picked_frames() {
     let shared = shared();
     let output = selected.folder.join("items.jsonl");
     let base = ["eval", "--model", text(&shared.model), "--config", text(&shared.config), "--data", text(&test)];
-    let long = ["--set", "eval.frames.count=24", "--set", "selector.prompt=scenes"];
     let picked = ["--frames-from", text(&selector), "--frames", "6", "--output", text(&output)];
-    let said = succeed(&[&base[..], &long, &picked].concat());
+    let said = succeed(&[&base[..], &picked].concat());
     assert!(said.contains("frames 6 picked by"), "{said}");
     let items = lines(&output);
     assert_eq!(items.len(), 6, "eval.limit");
@@ -192,11 +190,30 @@ fn a_policy_answers_and_trains_on_picked_frames() {
     let run = selected.folder.join("on-picks");
     let from = format!("data.frames.from={}", selector.display());
     let examples = format!("data.train={}", selected.folder.join("scenes/train.jsonl").display());
-    let set =
-        ["data.frames.count=24", "data.frames.picks=4", "selector.prompt=scenes", "run.steps=2", "eval.at_ends=false"];
+    let set = ["data.frames.picks=4", "run.steps=2", "eval.at_ends=false"];
     let set = [&set[..], &[&from[..], &examples]].concat();
     succeed(&train("grpo", &run, &set).args());
     assert_eq!(column(&run, "prompts/mean_frames"), [2.0, 2.0], "two temporal grids of two frames");
+}
+
+#[test]
+fn a_question_that_cannot_be_rewarded_or_put_is_passed_over() {
+    let selected = selected();
+    let scenes = selected.folder.join("scenes");
+    let mut records = lines(&scenes.join("train.jsonl"));
+    records.truncate(4);
+    records[0].insert("answer".into(), "A,B".into()); // no margin
+    records[1].insert("question".into(), "what ? ".repeat(3000).into()); // longer than the models
+    let file = scenes.join("bad.jsonl");
+    trainer::run::write_lines(&file, &records).unwrap();
+    let (run, train) = (selected.folder.join("bad"), format!("data.train={}", file.display()));
+    let set = [&train, "run.steps=3", "eval.at_ends=false"];
+    succeed(&words(&selected.training(&run, &set)));
+    assert_eq!(column(&run, "data/skipped_total").last(), Some(&1.0));
+    assert!(column(&run, "data/left_out").iter().sum::<f64>() > 0.0);
+    let stopped =
+        selected.training(&selected.folder.join("stopped"), &[&set[..], &["data.on_bad_example=stop"]].concat());
+    assert!(!run_of(&words(&stopped)).status.success());
 }
 
 #[test]
@@ -229,6 +246,9 @@ fn what_cannot_be_picked_from_is_an_error() {
     let wrong = |set: &[&str]| error(&words(&selected.training(&run, set)), 2);
     assert!(wrong(&["selector.picks=[]"]).contains("selector.picks"));
     assert!(wrong(&["selector.backbone=/no/such"]).contains("selector.backbone: /no/such does not exist"));
+    let selector = format!("model.path={}", selected.selector().display());
+    assert!(wrong(&[&selector]).contains("scorer.path"));
+    assert!(error(&["analyze", text(&selected.run)], 2).contains("trainer study"));
     assert!(wrong(&["scorer.prompt=scnes"]).contains("did you mean scenes?"));
     assert!(!run.exists(), "what cannot start leaves no folder behind");
     let tokens = undisturbed();
