@@ -194,10 +194,10 @@ mod videos {
         Set { dir, split: spec.split.word(), hash: hash(spec, dir)?, takes: &scenes }.write(progress)
     }
 
-    /// Writes a set of long scenes, as [`write`] does; there are no cells.
+    /// Writes a set of long scenes, as [`write()`] does; there are no cells.
     ///
     /// # Errors
-    /// As [`write`].
+    /// As [`write()`].
     pub fn write_long(dir: &Path, spec: &LongSpec, progress: &(dyn Fn(usize) + Sync)) -> Result<Written, VideoError> {
         let scenes: Vec<LongScene> = (0..spec.count).into_par_iter().map(|index| spec.scene(index)).collect();
         Set { dir, split: spec.split.word(), hash: hash(spec, dir)?, takes: &scenes }.write(progress)
