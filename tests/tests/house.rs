@@ -161,7 +161,7 @@ fn every_name_that_algo_takes_is_compared_trained_and_held_to_finite_differences
 #[test]
 fn every_algorithm_page_and_demo_configuration_belongs_to_a_name() {
     /// What the demo has besides the algorithms' files.
-    const OTHERS: &[&str] = &["base", "sft", "sft-lookup", "sft-vision", "sft-scorer", "sft-scorer-few"];
+    const OTHERS: &[&str] = &["base", "sft", "sft-lookup", "sft-vision", "sft-scorer"];
     let names = names();
     for (folder, suffix) in [("configs/demo", ".toml"), ("docs/algorithms", ".md")] {
         for entry in fs::read_dir(root().join(folder)).unwrap() {

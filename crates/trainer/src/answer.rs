@@ -17,7 +17,7 @@ use crate::{
     cli::Ablation,
     config::Config,
     counterfactual::reordered,
-    data::{Asked, Examples, Loader, LoaderOptions, LoaderState, Order, Prepared},
+    data::{Asked, Examples, Loader, LoaderOptions, LoaderState, Order, Prepared, Source, first},
     error::{UserContext, user_error},
     eval::Item,
     observe::mean_over_layers,
@@ -129,8 +129,7 @@ impl Examinee<'_> {
     pub fn answer(&self, exam: &Exam<'_>, keep: &mut dyn Keep, each: &dyn Fn(usize, usize)) -> Result<Answers> {
         let eval = &self.config.eval;
         let examples = Examples::evaluation(&exam.asked, self.config, self.dir, Arc::clone(self.text))?;
-        let records = examples.records().len();
-        let count = if eval.limit == 0 { records } else { records.min(eval.limit) };
+        let count = first(examples.count(), eval.limit);
         let options = LoaderOptions {
             depth: 2 * eval.batch,
             threads: self.config.data.threads,

@@ -84,8 +84,18 @@ impl Share {
             count += 1;
             sum += f64::from(item.accuracy);
         }
-        let (low, high) = wilson(sum, count);
-        Self { items: count, mean: sum / count.max(1) as f64, low, high }
+        Self::new(sum, count)
+    }
+
+    /// The share of `right` right answers out of `items`.
+    pub fn new(right: f64, items: usize) -> Self {
+        let (low, high) = wilson(right, items);
+        Self { items, mean: right / items.max(1) as f64, low, high }
+    }
+
+    /// In percent with its interval.
+    pub fn text(&self) -> String {
+        format!("{:.1} ({:.1} to {:.1})", 100.0 * self.mean, 100.0 * self.low, 100.0 * self.high)
     }
 }
 
@@ -135,6 +145,11 @@ impl Change {
             .filter_map(|item| Some(f64::from(item.accuracy - before.get(item.id.as_str())?)))
             .filter(|difference| !difference.is_nan())
             .collect();
+        Self::of(&differences)
+    }
+
+    /// The mean of differences, or of other numbers, with its interval.
+    pub fn of(differences: &[f64]) -> Self {
         let n = differences.len() as f64;
         let mean = differences.iter().sum::<f64>() / n.max(1.0);
         let squares: f64 = differences.iter().map(|value| (value - mean).powi(2)).sum();
@@ -217,14 +232,10 @@ fn change_row(name: &str, before: Option<&Share>, after: &Share, change: &Change
     vec![
         name.to_owned(),
         after.items.to_string(),
-        before.map_or_else(|| "-".to_owned(), cell),
-        cell(after),
+        before.map_or_else(|| "-".to_owned(), Share::text),
+        after.text(),
         format!("{:+.1} +- {:.1}", 100.0 * change.mean, 100.0 * change.half_width),
     ]
-}
-
-fn cell(share: &Share) -> String {
-    format!("{:.1} ({:.1} to {:.1})", 100.0 * share.mean, 100.0 * share.low, 100.0 * share.high)
 }
 
 /// Columns two blanks apart, the first flush left, the others flush right.

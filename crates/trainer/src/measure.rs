@@ -1,11 +1,11 @@
 //! A step's metrics, under TRL's names where it has one.
 
-use foveate_algo::Credit;
+use foveate_algo::{Credit, ScoredGroup};
 use foveate_policy::Rollout;
 
 use crate::{
     draw::{Drawn, Group, Scores},
-    run::{CompletionLine, StepMetrics},
+    run::{CompletionLine, LineOf, StepMetrics},
     stats::{EventAttention, event_attention, sample_deviation},
     step::Stepped,
     update::Updated,
@@ -24,7 +24,8 @@ pub fn tokens(groups: &[Group]) -> u64 {
 pub fn metrics(stepped: &Stepped, step: u64, algorithm: &str) -> StepMetrics {
     let mut metrics = StepMetrics::new(step);
     let scores: Vec<&Scores> = stepped.drawn.all_scores().collect();
-    rewards(&mut metrics, &scores);
+    rewards(&mut metrics, scores.iter().map(|scores| &scores.group));
+    breakdown(&mut metrics, &scores);
     lengths(&mut metrics, &scores);
     prompts(&mut metrics, &stepped.drawn.groups);
     refills(&mut metrics, &stepped.drawn);
@@ -53,26 +54,32 @@ pub(crate) fn optimization(metrics: &mut StepMetrics, updated: &Updated) {
     metrics.push("sampling/logp_difference_mean", updated.sampling_gap);
 }
 
-fn rewards(metrics: &mut StepMetrics, scores: &[&Scores]) {
+/// What groups were rewarded with.
+pub(crate) fn rewards<'a>(metrics: &mut StepMetrics, groups: impl Iterator<Item = &'a ScoredGroup> + Clone) {
+    let all = || groups.clone().flat_map(|group| group.rewards.iter().copied());
+    let deviations: Vec<f64> = groups.clone().map(deviation).collect();
+    metrics.push("reward", mean(all()));
+    metrics.push("reward_std", mean(deviations.iter().map(|deviation| *deviation as f32)));
+    let flat = deviations.iter().filter(|deviation| **deviation == 0.0).count();
+    metrics.push("frac_reward_zero_std", flat as f64 / deviations.len().max(1) as f64);
+    metrics.push("accuracy", mean(groups.clone().flat_map(|group| group.accuracy.iter().copied())));
+    metrics.push_count("data/unscored", all().filter(|reward| reward.is_nan()).count() as u64);
+}
+
+/// Standard deviation of a group's rewards, of those that could be scored.
+fn deviation(group: &ScoredGroup) -> f64 {
+    let scored = group.rewards.iter().filter(|reward| !reward.is_nan());
+    sample_deviation(&scored.map(|reward| f64::from(*reward)).collect::<Vec<_>>())
+}
+
+/// Each scorer's part of the rewards.
+fn breakdown(metrics: &mut StepMetrics, scores: &[&Scores]) {
     let all = || scores.iter().flat_map(|scores| &scores.rewards);
-    let unscored = all().filter(|reward| reward.total.is_nan()).count();
-    metrics.push("reward", mean(all().map(|reward| reward.total)));
-    metrics.push("reward_std", mean(scores.iter().map(|scores| deviation(scores) as f32)));
-    let flat = scores.iter().filter(|scores| deviation(scores) == 0.0).count();
-    metrics.push("frac_reward_zero_std", flat as f64 / scores.len().max(1) as f64);
-    metrics.push("accuracy", mean(all().map(|reward| reward.accuracy)));
     if let Some(first) = all().next() {
         for (part, (name, _)) in first.breakdown.iter().enumerate() {
             metrics.push(&format!("rewards/{name}/mean"), mean(all().map(|reward| reward.breakdown[part].1)));
         }
     }
-    metrics.push_count("data/unscored", unscored as u64);
-}
-
-/// Standard deviation of a group's rewards, of those that could be scored.
-fn deviation(scores: &Scores) -> f64 {
-    let scored: Vec<f64> = scores.rewards.iter().map(|r| f64::from(r.total)).filter(|total| !total.is_nan()).collect();
-    sample_deviation(&scored)
 }
 
 fn lengths(metrics: &mut StepMetrics, scores: &[&Scores]) {
@@ -165,13 +172,7 @@ pub fn completion_lines(step: u64, stepped: &Stepped) -> Vec<CompletionLine<'_>>
     let dropped = drawn.dropped.iter().map(|(example, scores)| (example, scores, None));
     let lines = kept.chain(dropped).enumerate().flat_map(|(index, (example, scores, credit))| {
         lengths_of(scores).enumerate().map(move |(completion, length)| CompletionLine {
-            step,
-            group: index,
-            completion,
-            id: &example.id,
-            kind: &example.kind,
-            question: &example.question,
-            answer: &example.answer,
+            of: LineOf::new(step, [index, completion], example),
             text: &scores.texts[completion],
             length,
             truncated: scores.group.truncated[completion],

@@ -59,9 +59,9 @@ pub struct Work<'a> {
     pub credit: &'a [Credit],
 }
 
-/// Sums over the tokens of the passes through the step's groups.
+/// Sums over the tokens, or picks, of the passes through a step's groups.
 #[derive(Debug, Default)]
-struct Sums {
+pub(crate) struct Sums {
     loss: f64,
     kl: f64,
     clipped: [f64; 2],
@@ -87,8 +87,7 @@ impl Updater<'_> {
     ) -> Result<Updated> {
         let optim = &stepper.config.optim;
         let learning_rate = learning_rate(optim, step, self.steps);
-        let mut updated = Updated { learning_rate, ..Updated::default() };
-        let mut total = Sums::default();
+        let (mut grad_norm, mut total) = (0.0, Sums::default());
         let minibatches = minibatches(work.groups.len(), optim.minibatches);
         let groups = UpdateGroup::all(stepper, &work, &minibatches)?;
         let sizes: Vec<_> = work.groups.iter().map(|group| Sizes::of(&group.encoded, &group.completions)).collect();
@@ -114,15 +113,11 @@ impl Updater<'_> {
                     Pass { parts: &parts, ..all }.run(&mut total)?;
                     self.optimizer.accumulate();
                 }
-                updated.grad_norm += self.optimizer.step(learning_rate, optim.grad_clip)? / steps;
+                grad_norm += self.optimizer.step(learning_rate, optim.grad_clip)? / steps;
             }
         }
-        let tokens = total.tokens.max(1.0);
-        updated.loss = total.loss / steps.max(1.0);
-        updated.kl = stepper.reference.map(|_| total.kl / tokens);
-        updated.clipped = total.clipped.map(|count| count / tokens);
-        updated.sampling_gap = total.gap / total.gap_tokens.max(1.0);
-        Ok(updated)
+        let means = total.means(steps);
+        Ok(Updated { learning_rate, grad_norm, kl: means.kl.filter(|_| stepper.reference.is_some()), ..means })
     }
 }
 
@@ -260,9 +255,7 @@ impl Pass<'_> {
         if self.first {
             // So the ratio is exactly 1.
             old.copy_(&logprobs.detach());
-            let gap = (rows(&group.sampled) - &old).abs() * completions.mask().to_kind(Kind::Float);
-            total.gap += gap.sum(Kind::Double).double_value(&[]);
-            total.gap_tokens += completions.token_count() as f64;
+            total.add_gap(&rows(&group.sampled), &old, completions.mask());
         }
         let entropy =
             (objective.entropy_coef != 0.0).then(|| completions.padded(&scores.entropy).set_requires_grad(true));
@@ -286,7 +279,30 @@ impl Pass<'_> {
 }
 
 impl Sums {
-    fn add(&mut self, surrogate: &Surrogate) -> Result<()> {
+    /// The means over tokens and over so many optimizer steps; k3 as if there were a reference.
+    pub(crate) fn means(&self, steps: f64) -> Updated {
+        let tokens = self.tokens.max(1.0);
+        Updated {
+            loss: self.loss / steps.max(1.0),
+            kl: Some(self.kl / tokens),
+            clipped: self.clipped.map(|count| count / tokens),
+            sampling_gap: self.gap / self.gap_tokens.max(1.0),
+            ..Updated::default()
+        }
+    }
+
+    /// Adds |teacher-forced - sampler's| log-prob of each token.
+    pub(crate) fn add_gap(&mut self, sampled: &Tensor, teacher_forced: &Tensor, mask: &Tensor) {
+        let gap = (sampled - teacher_forced).abs() * mask.to_kind(Kind::Float);
+        self.gap += gap.sum(Kind::Double).double_value(&[]);
+        self.gap_tokens += mask.sum(Kind::Double).double_value(&[]);
+    }
+
+    /// Adds the loss of a group, or of a part of one.
+    ///
+    /// # Errors
+    /// It is not finite.
+    pub(crate) fn add(&mut self, surrogate: &Surrogate) -> Result<()> {
         let loss = surrogate.loss.double_value(&[]);
         if !loss.is_finite() {
             return Err(PolicyError::NotFinite { what: "loss", value: loss }.into());

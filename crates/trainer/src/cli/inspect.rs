@@ -218,15 +218,8 @@ pub enum Study {
 
 impl Study {
     /// Its name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Gate => "gate",
-            Self::Accuracy => "accuracy",
-            Self::Needle => "needle",
-            Self::Likelihood => "likelihood",
-            Self::Spread => "spread",
-            Self::Questions => "questions",
-        }
+    pub fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
 }
 

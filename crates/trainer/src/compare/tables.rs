@@ -7,6 +7,7 @@ use anyhow::Result;
 use super::interval::{Interval, mean};
 use super::outcome::{Outcome, extra};
 use crate::eval::{Share, by_kind, wilson};
+use crate::figures::Table;
 use crate::stats::EventAttention;
 
 /// The rows' labels with their finished runs.
@@ -44,7 +45,7 @@ pub(super) fn accuracy(rows: &Rows<'_>) -> Result<String> {
         questions there are. Seconds: sum of `step_time` over a run, without evaluations. Step time: relative to the \
         first row, mean over all steps. Extra passes: besides drawing a group and one update on it. Completions: drawn \
         in a whole run, dropped groups included, + contrast completions. Tokens: of a completion in the last {} steps.",
-        markdown(&header, &lines),
+        markdown(&header, lines),
         window(rows)
     ))
 }
@@ -70,7 +71,7 @@ pub(super) fn kinds(rows: &Rows<'_>) -> String {
     format!(
         "## By type of question\n\n{}\n\nAccuracy after training in percent, mean over the seeds. Before training: the \
         first run's.",
-        markdown(&header, &lines)
+        markdown(&header, lines)
     )
 }
 
@@ -106,7 +107,7 @@ pub(super) fn attention(rows: &Rows<'_>) -> Option<String> {
             of it than another frame of the video, ties counting half; 0.5 if the policy were blind. Uniform mass: the \
             event's share of the frames, which is the mass if all frames had the same attention. (`event` in \
             `eval/before.jsonl` and `eval/after.jsonl`)",
-            markdown(&header, &lines)
+            markdown(&header, lines)
         )
     })
 }
@@ -134,7 +135,7 @@ pub(super) fn curves(rows: &Rows<'_>) -> String {
         "## Over training\n\n{}\n\nMeans over the first and the last {} steps and over the seeds: standard deviation of \
         a group's rewards, tokens of a completion, and entropy of the distributions that tokens were drawn from, in \
         nats. (`reward_std`, `completions/mean_length` and `entropy` in `metrics.jsonl`)",
-        markdown(&header, &lines),
+        markdown(&header, lines),
         window(rows)
     )
 }
@@ -178,14 +179,10 @@ fn number(value: f64, places: usize) -> String {
     if value.is_finite() { format!("{value:.places$}") } else { "-".to_owned() }
 }
 
-/// A Markdown table, the first column flush left, the others flush right.
-fn markdown(header: &[&str], lines: &[Vec<String>]) -> String {
-    let line = |cells: Vec<String>| format!("| {} |", cells.join(" | "));
-    let escaped = |cell: &str| cell.replace('|', "\\|");
-    let rule = (0..header.len()).map(|column| if column == 0 { "---" } else { "---:" }.to_owned());
-    let head = [line(header.iter().map(|cell| escaped(cell)).collect()), line(rule.collect())];
-    let body = lines.iter().map(|cells| line(cells.iter().map(|cell| escaped(cell)).collect()));
-    head.into_iter().chain(body).collect::<Vec<_>>().join("\n")
+fn markdown(header: &[&str], lines: Vec<Vec<String>>) -> String {
+    let mut table = Table::new("", header);
+    lines.into_iter().for_each(|line| table.push(line));
+    table.markdown()
 }
 
 #[cfg(test)]
@@ -195,7 +192,7 @@ mod tests {
     #[test]
     fn what_is_no_number_is_a_dash_and_bars_do_not_end_a_cell() {
         assert_eq!((number(12.345, 1), number(f64::NAN, 1)), ("12.3".to_owned(), "-".to_owned()));
-        let table = markdown(&["", "a"], &[vec!["x|y".to_owned(), "1".to_owned()]]);
+        let table = markdown(&["", "a"], vec![vec!["x|y".to_owned(), "1".to_owned()]]);
         assert_eq!(table, "|  | a |\n| --- | ---: |\n| x\\|y | 1 |");
     }
 }

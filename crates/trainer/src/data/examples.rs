@@ -246,6 +246,10 @@ pub(crate) fn conversation(system: Option<String>, content: Vec<Content>) -> Vec
 impl Source for Examples {
     type Item = Prepared;
 
+    fn count(&self) -> usize {
+        self.records.len()
+    }
+
     fn name(&self, record: usize) -> String {
         self.records.place(record)
     }

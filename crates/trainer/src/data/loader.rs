@@ -19,6 +19,9 @@ pub trait Source: Send + Sync + 'static {
     /// A prepared example.
     type Item: Send + 'static;
 
+    /// How many records there are.
+    fn count(&self) -> usize;
+
     /// What to call a record in a message, before or without reading it.
     fn name(&self, record: usize) -> String;
 
@@ -241,6 +244,10 @@ mod tests {
 
     impl Source for Fake {
         type Item = usize;
+
+        fn count(&self) -> usize {
+            10
+        }
 
         fn name(&self, record: usize) -> String {
             format!("fake:{record}")

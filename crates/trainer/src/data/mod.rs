@@ -12,4 +12,4 @@ pub(crate) use examples::conversation;
 pub use examples::{Asked, Examples, Prepared, Preparer, View};
 pub use loader::{BadExample, Batch, Loader, LoaderOptions, LoaderState, Source};
 pub use media::{Apart, Clip, MediaReader, Shown};
-pub use sampler::{Epochs, Order};
+pub use sampler::{Epochs, Order, first};

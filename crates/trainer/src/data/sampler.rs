@@ -60,6 +60,11 @@ impl Epochs {
     }
 }
 
+/// How many of so many records are used if at most `limit` are to be; 0: all.
+pub fn first(records: usize, limit: usize) -> usize {
+    if limit == 0 { records } else { records.min(limit) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -28,11 +28,6 @@ impl Table {
         self.rows.push(row);
     }
 
-    /// Names of its columns.
-    pub fn header(&self) -> &[String] {
-        &self.header
-    }
-
     /// Its rows.
     pub fn rows(&self) -> &[Vec<String>] {
         &self.rows
@@ -49,6 +44,15 @@ impl Table {
             writer.write_record(row)?;
         }
         Ok(writer.into_inner()?)
+    }
+
+    /// The table in Markdown, the first column flush left, the others flush right; no line end after it.
+    pub fn markdown(&self) -> String {
+        let line = |cells: Vec<String>| format!("| {} |", cells.join(" | "));
+        let escaped = |cells: &[String]| line(cells.iter().map(|cell| cell.replace('|', "\\|")).collect());
+        let rule = (0..self.header.len()).map(|column| if column == 0 { "---" } else { "---:" }.to_owned());
+        let head = [escaped(&self.header), line(rule.collect())];
+        head.into_iter().chain(self.rows.iter().map(|cells| escaped(cells))).collect::<Vec<_>>().join("\n")
     }
 
     /// The table as lines of text, columns aligned.

@@ -7,9 +7,13 @@ use anyhow::{Context, Result, ensure};
 use foveate_data::letter;
 use foveate_policy::{Media, PolicyError};
 
-use crate::config::{Config, OnBadExample};
-use crate::data::{Apart, Example, MediaReader, Medium, Records, Source, View};
+use crate::answer::answered;
+use crate::config::{Config, DataTable, OnBadExample};
+use crate::data::{
+    Apart, Example, Loader, LoaderOptions, LoaderState, MediaReader, Medium, Order, Records, Source, View, first,
+};
 use crate::error::{UserContext, one_line};
+use crate::run::Stop;
 use crate::stats::event_frames;
 
 /// A question about candidate frames of a video.
@@ -88,9 +92,33 @@ impl FramedExamples {
         Self::new(config.data.test_records(file)?.into(), &View::evaluation(config, model), config)
     }
 
-    /// The records.
-    pub fn records(&self) -> &Records {
-        &self.records
+    /// Hands the first `limit` examples (0: all) to `each`, one at a time, and shows how many are done. One that cannot be
+    /// read, or put to a model, is left out if bad examples are to be; gives the number of those. Ends early if `stop` asks
+    /// for it.
+    ///
+    /// # Errors
+    /// Those of `each`, or a bad example.
+    pub fn visit(
+        self,
+        data: &DataTable,
+        limit: usize,
+        stop: Option<&Stop>,
+        mut each: impl FnMut(Framed) -> Result<()>,
+    ) -> Result<usize> {
+        let (count, shown) = (first(self.count(), limit), answered());
+        // Few: the candidates of a long video are large.
+        let options = LoaderOptions { depth: 4, threads: data.threads, on_bad: data.on_bad_example };
+        let mut loader = Loader::new(self, Order::Once(count), options, LoaderState::default())?;
+        let mut left_out = 0;
+        while !stop.is_some_and(Stop::requested) {
+            let Some(framed) = loader.batch(1)?.examples.pop() else { break };
+            let id = framed.example.id.clone();
+            if let Err(error) = each(framed).context(id) {
+                left_out += usize::from(passed_over(error, data.on_bad_example)?);
+            }
+            shown(loader.state().position as usize, count);
+        }
+        Ok(left_out + loader.state().bad.len())
     }
 
     fn frames(&self, example: Example, record: usize) -> Result<Framed> {
@@ -108,6 +136,10 @@ impl FramedExamples {
 
 impl Source for FramedExamples {
     type Item = Framed;
+
+    fn count(&self) -> usize {
+        self.records.len()
+    }
 
     fn name(&self, record: usize) -> String {
         self.records.place(record)

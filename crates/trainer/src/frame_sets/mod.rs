@@ -16,4 +16,4 @@ pub use picker::{Picker, Sees, density, sets};
 pub use scorer::{FrameScorer, Judged};
 pub use sensitivity::Sensitivity;
 pub use spread::temporal_entropy;
-pub use step::{PickLine, PickStepped, PickStepper};
+pub use step::{PickStepped, PickStepper};

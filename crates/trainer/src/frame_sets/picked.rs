@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::Result;
 
@@ -54,16 +54,18 @@ impl Picked {
     pub fn places(&self, example: &Example, path: &Path, clip: Clip) -> Result<Vec<usize>> {
         let part = clip.map(|ends| ends.map(f64::to_bits));
         let asked = (path.to_owned(), part, example.question.clone(), example.options.clone());
-        let known = |known: &Mutex<HashMap<Asked, Vec<usize>>>| {
-            known.lock().unwrap_or_else(PoisonError::into_inner).get(&asked).cloned()
-        };
-        if let Some(places) = known(&self.known) {
-            return Ok(places);
+        if let Some(places) = locked(&self.known).get(&asked) {
+            return Ok(places.clone());
         }
         let framed = Framed::new(example.clone(), 0, self.media.frames_apart(path, clip)?);
-        let mut places = self.picker.lock().unwrap_or_else(PoisonError::into_inner).likeliest(&framed, self.count)?;
+        let mut places = locked(&self.picker).likeliest(&framed, self.count)?;
         places.sort_unstable();
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(asked, places.clone());
+        locked(&self.known).insert(asked, places.clone());
         Ok(places)
     }
+}
+
+/// A selector and a map stay whole if another thread panics.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -7,6 +7,7 @@ use foveate_data::{Prompts, Seen};
 use foveate_policy::{
     Candidates, GroupSeed, LoadOptions, Media, Origin, PickParams, Picks, SELECTOR_TYPE, Selector, model_type,
 };
+use foveate_video::uniform_indices;
 use ndarray::{Array1, Array2, Axis};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -119,6 +120,16 @@ impl Picker {
         let params = PickParams { sets: 1, picks: picks.min(framed.frames.len()), temperature: 0.0 };
         let found = self.pick(framed, &params, GroupSeed { seed: 0, step: 0, group: 0 })?;
         Ok(sets(&found.frames)?.remove(0))
+    }
+
+    /// The likeliest set of so many frames, and as many frames at equal distances.
+    ///
+    /// # Errors
+    /// As [`Picker::candidates`].
+    pub fn beside_uniform(&self, framed: &Framed, picks: usize) -> Result<[Vec<usize>; 2]> {
+        let picked = self.likeliest(framed, picks)?;
+        let uniform = uniform_indices(framed.frames.len(), picked.len());
+        Ok([picked, uniform])
     }
 
     /// Sets of frames.

@@ -13,10 +13,9 @@ use foveate_data::Records;
 use serde::Serialize;
 
 use super::{FrameScorer, Framed, FramedExamples};
-use crate::answer::answered;
 use crate::cli::FilterArgs;
 use crate::config::{OnBadExample, resolve_plain};
-use crate::data::{Loader, LoaderOptions, LoaderState, Order, View};
+use crate::data::View;
 use crate::error::{UserContext, existing, user_error};
 use crate::run::write_lines;
 
@@ -58,30 +57,24 @@ impl Sensitivity {
         }
         let scorer = FrameScorer::load(model, &config)?;
         let examples = FramedExamples::new(Arc::clone(records), &View::training(&config, model), &config)?;
-        let data = &config.data;
-        let options = LoaderOptions { depth: 2, threads: data.threads, on_bad: data.on_bad_example };
-        let mut loader = Loader::new(examples, Order::Once(records.len()), options, LoaderState::default())?;
-        let (mut variances, mut lines, mut unjudged, each) = (HashMap::new(), Vec::new(), 0, answered());
-        while let Some(framed) = loader.batch(1)?.examples.pop() {
+        let (mut variances, mut lines, mut unjudged) = (HashMap::new(), Vec::new(), 0);
+        let bad = examples.visit(&config.data, 0, None, |framed| {
             match of_question(&scorer, &framed, args.subset_frames) {
                 Ok(margins) => {
                     variances.insert(framed.record, margins.variance);
                     lines.push(margins);
                 }
-                Err(error) if data.on_bad_example == OnBadExample::Stop => {
-                    return Err(error.context(framed.example.id)).user();
-                }
+                Err(error) if config.data.on_bad_example == OnBadExample::Stop => return Err(error).user(),
                 Err(error) => {
                     unjudged += 1;
                     tracing::warn!("{}: {error:#}; not kept", framed.example.id);
                 }
             }
-            each(loader.state().position as usize, records.len());
-        }
+            Ok(())
+        })?;
         if variances.is_empty() {
             return Err(user_error("none of the examples could be judged"));
         }
-        let bad = loader.state().bad.len();
         if unjudged + bad > 0 {
             tracing::warn!("{unjudged} records could not be judged and {bad} not be prepared; they are not kept");
         }

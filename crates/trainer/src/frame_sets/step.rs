@@ -6,52 +6,19 @@ use anyhow::{Context, Result};
 use foveate_algo::{Algorithm, Credit, GroupShape, MediaKind, Objective, Observations, ScoredGroup, factors};
 use foveate_data::letter;
 use foveate_policy::{
-    AdamW, Candidates, GroupSeed, PickParams, PickPass, PickScores, Picks, PolicyError, ScoreGradients,
-    SurrogateInputs, surrogate_loss, write_safetensors,
+    AdamW, Candidates, GroupSeed, PickParams, PickPass, PickScores, Picks, ScoreGradients, SurrogateInputs,
+    surrogate_loss, write_safetensors,
 };
 use ndarray::{Array1, Array2};
-use serde::Serialize;
 use tch::{Kind, Tensor};
 
 use super::{FrameScorer, Framed, Judged, Picker, passed_over, sets, temporal_entropy};
 use crate::config::Config;
-use crate::measure::{mean, optimization};
-use crate::run::StepMetrics;
+use crate::measure::{mean, optimization, rewards};
+use crate::run::{LineOf, PickLine, StepMetrics};
 use crate::schedule::learning_rate;
-use crate::stats::sample_deviation;
 use crate::step::Clock;
-use crate::update::{Updated, minibatches};
-
-/// A line of `completions/step-N.jsonl`: a set of frames.
-#[derive(Debug, Clone, Serialize)]
-pub struct PickLine<'a> {
-    /// The step it was picked in.
-    pub step: u64,
-    /// Group within the step.
-    pub group: usize,
-    /// Set within the group.
-    pub completion: usize,
-    /// The example's name.
-    pub id: &'a str,
-    /// Type of question.
-    pub kind: &'a str,
-    /// The question.
-    pub question: &'a str,
-    /// The right answer.
-    pub answer: &'a str,
-    /// The frames in the order in which they were picked, counted from 0 among the candidates.
-    pub picks: &'a [usize],
-    /// Their times, in seconds.
-    pub times: Vec<f64>,
-    /// The option that the frozen model prefers.
-    pub given: String,
-    /// The margin of the right option; null if there is none.
-    pub reward: f32,
-    /// 1 if the preferred option is right.
-    pub accuracy: f32,
-    /// Advantage of the set.
-    pub advantage: f32,
-}
+use crate::update::{Sums, Updated, minibatches};
 
 /// Everything that stays the same from step to step.
 #[derive(Debug)]
@@ -73,6 +40,8 @@ struct PickGroup {
     framed: Framed,
     candidates: Candidates,
     picks: Picks,
+    /// What they were picked by.
+    sampled: PickScores,
     sets: Vec<Vec<usize>>,
     judged: Judged,
     scored: ScoredGroup,
@@ -151,7 +120,8 @@ impl PickStepper<'_> {
             media: MediaKind::Video,
         };
         let credit = self.algorithm.credit(&scored, &Observations::default())?;
-        Ok(PickGroup { framed, candidates, picks, sets, judged, scored, credit, old: None })
+        let sampled = picks.scores();
+        Ok(PickGroup { framed, candidates, picks, sampled, sets, judged, scored, credit, old: None })
     }
 
     /// UPDATE: `updates_per_rollout` times through the groups, each time in `minibatches` optimizer steps.
@@ -159,16 +129,15 @@ impl PickStepper<'_> {
         let optim = &self.config.optim;
         let objective = self.algorithm.objective();
         let lr = learning_rate(optim, step, self.config.run.steps);
-        let mut updated = Updated { learning_rate: lr, ..Updated::default() };
         let parts = minibatches(groups.len(), optim.minibatches);
         let shapes: Vec<_> = groups.iter().map(|group| GroupShape::of(&group.scored, &group.credit)).collect();
         let factors: Vec<_> = parts.iter().flat_map(|part| factors(&objective, &shapes[part.clone()])).collect();
-        let mut sums = Sums::default();
+        let (mut grad_norm, mut sums) = (0.0, Sums::default());
         for part in parts.iter().skip(1) {
             // By their turn the selector will have moved.
             for group in &mut groups[part.clone()] {
                 let old = self.pass(group).scores().logprobs;
-                sums.gap += group.gap(&old);
+                sums.add_gap(&group.sampled.logprobs, &old, &group.mask());
                 group.old = Some(old);
             }
         }
@@ -180,20 +149,17 @@ impl PickStepper<'_> {
                     let pass = self.pass(group);
                     let scores = pass.scores();
                     if update == 0 && number == 0 {
-                        sums.gap += group.gap(&scores.logprobs);
+                        sums.add_gap(&group.sampled.logprobs, &scores.logprobs, &group.mask());
                     }
                     let gradients = group.loss(&objective, &scores, factors, &mut sums);
                     let gradients = gradients.with_context(|| format!("example {}", group.framed.example.id))?;
                     pass.backward(&gradients);
                     optimizer.accumulate();
                 }
-                updated.grad_norm += optimizer.step(lr, optim.grad_clip)? / steps;
+                grad_norm += optimizer.step(lr, optim.grad_clip)? / steps;
             }
         }
-        updated.loss = sums.loss / steps;
-        updated.clipped = sums.clipped.map(|count| count / sums.picks.max(1.0));
-        updated.sampling_gap = sums.gap / groups.len().max(1) as f64;
-        Ok(updated)
+        Ok(Updated { learning_rate: lr, grad_norm, kl: None, ..sums.means(steps) })
     }
 
     fn pass(&self, group: &PickGroup) -> PickPass<'_> {
@@ -201,19 +167,10 @@ impl PickStepper<'_> {
     }
 }
 
-/// Sums over the picks of all passes.
-#[derive(Debug, Default)]
-struct Sums {
-    loss: f64,
-    clipped: [f64; 2],
-    picks: f64,
-    gap: f64,
-}
-
 impl PickGroup {
-    /// Mean of |teacher-forced - picking pass's| log-prob over the picks.
-    fn gap(&self, logprobs: &Tensor) -> f64 {
-        (logprobs - self.picks.scores().logprobs).abs().mean(Kind::Double).double_value(&[])
+    /// Which picks there are: all.
+    fn mask(&self) -> Tensor {
+        self.picks.frames.ones_like().to_kind(Kind::Bool)
     }
 
     /// The loss of the group's picks and its gradient at their log-probs and entropies.
@@ -224,6 +181,7 @@ impl PickGroup {
         factors: &Array2<f32>,
         sums: &mut Sums,
     ) -> Result<ScoreGradients> {
+        let mask = self.mask();
         let old = self.old.get_or_insert_with(|| scores.logprobs.copy()); // so the ratio is exactly 1
         let leaf = |x: &Tensor| x.copy().set_requires_grad(true);
         let (logprobs, entropy) = (leaf(&scores.logprobs), leaf(&scores.entropy));
@@ -237,16 +195,9 @@ impl PickGroup {
             advantages: &Tensor::try_from(&self.credit.advantages)?.to_device(device),
             weights: &Tensor::try_from(&self.credit.weights)?.to_device(device),
             factors: &Tensor::try_from(factors)?.to_device(device),
-            mask: &logprobs.ones_like().to_kind(Kind::Bool),
+            mask: &mask,
         });
-        let loss = surrogate.loss.double_value(&[]);
-        if !loss.is_finite() {
-            return Err(PolicyError::NotFinite { what: "loss", value: loss }.into());
-        }
-        sums.loss += loss;
-        sums.clipped[0] += surrogate.clipped_low;
-        sums.clipped[1] += surrogate.clipped_high;
-        sums.picks += surrogate.tokens;
+        sums.add(&surrogate)?;
         surrogate.loss.backward();
         let gradient = |leaf: &Tensor| Some(leaf.grad()).filter(Tensor::defined);
         let at_logprobs = gradient(&logprobs).unwrap_or_else(|| logprobs.zeros_like());
@@ -255,8 +206,7 @@ impl PickGroup {
 
     /// Writes the group as `trainer explain --algo refocus` reads it.
     fn record(&self, path: &Path) -> Result<()> {
-        let scores = self.picks.scores();
-        let old = self.old.as_ref().unwrap_or(&scores.logprobs);
+        let old = self.old.as_ref().unwrap_or(&self.sampled.logprobs);
         let tensors = [
             ("pick_logits", self.picks.logits.shallow_clone()),
             ("picks", self.picks.frames.shallow_clone()),
@@ -269,15 +219,9 @@ impl PickGroup {
     }
 
     fn line(&self, step: u64, number: usize, set: usize) -> PickLine<'_> {
-        let (example, picks) = (&self.framed.example, &self.sets[set]);
+        let picks = &self.sets[set];
         PickLine {
-            step,
-            group: number,
-            completion: set,
-            id: &example.id,
-            kind: &example.kind,
-            question: &example.question,
-            answer: &example.answer,
+            of: LineOf::new(step, [number, set], &self.framed.example),
             picks,
             times: picks.iter().map(|frame| self.framed.times[*frame]).collect(),
             given: letter(self.judged.given()[set]),
@@ -306,20 +250,10 @@ impl PickStepped {
     pub fn metrics(&self, step: u64, algorithm: &str) -> StepMetrics {
         let mut metrics = StepMetrics::new(step);
         let groups = &self.groups;
-        let rewards = || groups.iter().flat_map(|group| group.scored.rewards.iter().copied());
-        let deviation = |group: &PickGroup| {
-            let scored = group.scored.rewards.iter().filter(|reward| !reward.is_nan());
-            sample_deviation(&scored.map(|reward| f64::from(*reward)).collect::<Vec<_>>())
-        };
-        metrics.push("reward", mean(rewards()));
-        metrics.push("reward_std", mean(groups.iter().map(|group| deviation(group) as f32)));
-        let flat = groups.iter().filter(|group| deviation(group) == 0.0).count();
-        metrics.push("frac_reward_zero_std", flat as f64 / groups.len().max(1) as f64);
-        metrics.push("accuracy", mean(groups.iter().flat_map(|group| group.scored.accuracy.iter().copied())));
+        rewards(&mut metrics, groups.iter().map(|group| &group.scored));
         metrics.push_count("data/left_out", self.left_out as u64);
-        metrics.push_count("data/unscored", rewards().filter(|reward| reward.is_nan()).count() as u64);
         optimization(&mut metrics, &self.updated);
-        let entropy = |group: &PickGroup| group.picks.scores().entropy.mean(Kind::Double).double_value(&[]) as f32;
+        let entropy = |group: &PickGroup| group.sampled.entropy.mean(Kind::Double).double_value(&[]) as f32;
         metrics.push("entropy", mean(groups.iter().map(entropy)));
         let own = |name: &str| format!("{algorithm}/{name}");
         let sets = || groups.iter().flat_map(|group| group.sets.iter().map(move |set| (group, set)));
@@ -337,7 +271,7 @@ impl PickStepped {
         metrics
     }
 
-    /// The lines of `completions/step-N.jsonl`: a completion is a set, its text the frames in the order of their picks.
+    /// The lines of `completions/step-N.jsonl`: a completion is a set.
     pub fn lines(&self, step: u64) -> Vec<PickLine<'_>> {
         let groups = self.groups.iter().enumerate();
         groups.flat_map(|(number, group)| (0..group.sets.len()).map(move |set| group.line(step, number, set))).collect()

@@ -75,6 +75,10 @@ impl Source for Videos {
     /// Videos that had to be decoded.
     type Item = usize;
 
+    fn count(&self) -> usize {
+        self.records.len()
+    }
+
     fn name(&self, record: usize) -> String {
         self.records.place(record)
     }

@@ -8,7 +8,7 @@ mod metrics;
 mod progress;
 mod signals;
 
-pub use completions::CompletionLine;
+pub use completions::{CompletionLine, LineOf, PickLine};
 pub use files::{lines, read_json, write_atomically, write_json, write_lines, write_streaming};
 pub use folder::RunFolder;
 pub use log::{LOG_FILE, init as init_log};

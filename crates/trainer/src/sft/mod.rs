@@ -69,20 +69,17 @@ pub fn run(args: &SftArgs) -> Result<()> {
     match config.sft.objective {
         SftObjective::Completion => {
             let examples = Examples::train(&config, &args.model, Arc::clone(&text))?;
-            let count = examples.records().len();
-            train(&policy, &mut Completion::new(text, packing), (examples, count), &course)?;
+            train(&policy, &mut Completion::new(text, packing), examples, &course)?;
         }
         SftObjective::Cells => {
             let path = config.sft.cells.as_deref();
             let path = path.ok_or_else(|| user_error("sft.objective = \"cells\" needs sft.cells, a file of labels"))?;
             let examples = Examples::train(&config, &args.model, text)?;
-            let count = examples.records().len();
-            train(&policy, &mut Cells::open(path, &policy, config.run.seed as i64)?, (examples, count), &course)?;
+            train(&policy, &mut Cells::open(path, &policy, config.run.seed as i64)?, examples, &course)?;
         }
         SftObjective::Frames => {
             let examples = FramedExamples::train(&config, &args.model)?;
-            let count = examples.records().len();
-            train(&policy, &mut Frames::new(&args.model, &config, packing)?, (examples, count), &course)?;
+            train(&policy, &mut Frames::new(&args.model, &config, packing)?, examples, &course)?;
         }
     }
     policy.save(&args.output)?;
@@ -114,17 +111,12 @@ struct Course<'a> {
     stop: &'a Stop,
 }
 
-/// Trains on examples, of which there are so many, and saves what is learnt in between.
-fn train<O: Objective>(
-    policy: &Vlm,
-    objective: &mut O,
-    (examples, count): (O::Source, usize),
-    course: &Course<'_>,
-) -> Result<()> {
+/// Trains on examples, and saves what is learnt in between.
+fn train<O: Objective>(policy: &Vlm, objective: &mut O, examples: O::Source, course: &Course<'_>) -> Result<()> {
     let config = course.config;
     fs_err::create_dir_all(course.output)?;
     let (optim, steps, size) = (&config.optim, config.run.steps, config.sft.batch);
-    let order = Order::shuffled(count, config.run.seed);
+    let order = Order::shuffled(examples.count(), config.run.seed);
     let ahead = LoaderOptions { depth: 2 * size, threads: config.data.threads, on_bad: config.data.on_bad_example };
     let mut loader = Loader::new(examples, order, ahead, LoaderState::default())?;
     let extra = objective.parameters();

@@ -1,13 +1,12 @@
 //! What sets of frames are worth to the frozen model.
 
 use anyhow::{Context, Result, ensure};
-use foveate_video::uniform_indices;
 use rand::SeedableRng;
 use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
 
-use super::{Found, Subject, mean_and_half_width, share};
-use crate::eval::wilson;
+use super::{Found, Subject, share};
+use crate::eval::{Change, wilson};
 use crate::figures::Table;
 use crate::frame_sets::Framed;
 
@@ -17,22 +16,26 @@ pub(super) fn accuracy(subject: &Subject<'_>) -> Result<Found> {
     let counts = &subject.args.picks;
     let mut right = vec![[Vec::new(), Vec::new()]; counts.len()];
     subject.held_out(|framed| {
-        let picked = |count: &usize| subject.picker.likeliest(&framed, *count);
-        let mut sets = counts.iter().map(picked).collect::<Result<Vec<_>>>()?;
-        sets.extend(counts.iter().map(|count| uniform_indices(framed.frames.len(), *count.min(&framed.frames.len()))));
-        let accuracy = subject.scorer.judge(&framed, &sets)?.accuracy();
-        for (place, both) in right.iter_mut().enumerate() {
-            both[0].push(f64::from(accuracy[counts.len() + place]));
-            both[1].push(f64::from(accuracy[place]));
+        let pairs = counts.iter().map(|count| subject.picker.beside_uniform(&framed, *count));
+        let sets = pairs.collect::<Result<Vec<_>>>()?.concat();
+        let accuracy = subject.scorer.judge(&framed, &sets)?.accuracy().mapv(f64::from);
+        for (both, pair) in right.iter_mut().zip(accuracy.exact_chunks(2)) {
+            both[0].push(pair[1]);
+            both[1].push(pair[0]);
         }
         Ok(())
     })?;
     let mut table = Table::new("", &["frames", "at equal distances", "picked", "gain"]);
     for (count, [uniform, picked]) in counts.iter().zip(&right) {
         let gains: Vec<f64> = uniform.iter().zip(picked).map(|(uniform, picked)| picked - uniform).collect();
-        let [gain, half] = mean_and_half_width(&gains).map(|value| 100.0 * value);
+        let Change { mean, half_width } = Change::of(&gains);
         let shown = |right: &[f64]| share(right.iter().sum(), right.len());
-        table.push(vec![count.to_string(), shown(uniform), shown(picked), format!("{gain:+.1} +- {half:.1}")]);
+        table.push(vec![
+            count.to_string(),
+            shown(uniform),
+            shown(picked),
+            format!("{:+.1} +- {:.1}", 100.0 * mean, 100.0 * half_width),
+        ]);
     }
     let questions = right.first().map_or(0, |both| both[0].len());
     let text = format!(

@@ -13,16 +13,13 @@ mod spread;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use foveate_policy::{LoadOptions, Trainable};
 
-use crate::answer::answered;
 use crate::cli::{Study, StudyArgs};
 use crate::config::{Config, load_run};
-use crate::data::{Loader, LoaderOptions, LoaderState, Order};
 use crate::error::{UserContext, existing, user_error};
-use crate::eval::wilson;
+use crate::eval::Share;
 use crate::figures::{Picture, Table};
-use crate::frame_sets::{FrameScorer, Framed, FramedExamples, Picker, passed_over};
+use crate::frame_sets::{FrameScorer, Framed, FramedExamples, Picker};
 use crate::run::RunFolder;
 use crate::train::{POLICY, load_options};
 
@@ -95,8 +92,7 @@ impl<'a> Subject<'a> {
             let known = if known.is_empty() { "it has none".to_owned() } else { format!("steps {}", known.join(", ")) };
             return Err(user_error(format!("{}: no such checkpoint; {known}", args.run.display())));
         };
-        let options = LoadOptions { trainable: Trainable::Nothing, ..load_options(&config)? };
-        let picker = Picker::trained(&checkpoint.join(POLICY), &options)?;
+        let picker = Picker::trained(&checkpoint.join(POLICY), &load_options(&config)?)?;
         let scorer = FrameScorer::load(config.scorer_path()?, &config)?;
         Ok(Self { args, step: *step, folder, config, scorer, picker })
     }
@@ -108,35 +104,15 @@ impl<'a> Subject<'a> {
     }
 
     /// The first `limit` questions of a file (0: all); those that cannot be put are left out.
-    fn questions_of(&self, file: &Path, limit: usize, mut each: impl FnMut(Framed) -> Result<()>) -> Result<()> {
+    fn questions_of(&self, file: &Path, limit: usize, each: impl FnMut(Framed) -> Result<()>) -> Result<()> {
         existing("data.test", file)?;
         let config = &self.config;
-        let examples = FramedExamples::evaluation(file, config, config.scorer_path()?)?;
-        let (all, shown) = (examples.records().len(), answered());
-        let count = if limit == 0 { all } else { all.min(limit) };
-        let (data, depth) = (&config.data, 8);
-        let options = LoaderOptions { depth, threads: data.threads, on_bad: data.on_bad_example };
-        let mut loader = Loader::new(examples, Order::Once(count), options, LoaderState::default())?;
-        while let Some(framed) = loader.batch(1)?.examples.pop() {
-            let id = framed.example.id.clone();
-            if let Err(error) = each(framed).context(id) {
-                passed_over(error, data.on_bad_example)?;
-            }
-            shown(loader.state().position as usize, count);
-        }
+        FramedExamples::evaluation(file, config, config.scorer_path()?)?.visit(&config.data, limit, None, each)?;
         Ok(())
     }
 }
 
 /// A share in percent with Wilson's 95% interval.
 fn share(right: f64, of: usize) -> String {
-    let (low, high) = wilson(right, of);
-    format!("{:.1} ({:.1} to {:.1})", 100.0 * right / of.max(1) as f64, 100.0 * low, 100.0 * high)
-}
-
-/// Mean and half the width of its 95% interval, from the standard deviation.
-fn mean_and_half_width(values: &[f64]) -> [f64; 2] {
-    let count = values.len().max(1) as f64;
-    let mean = values.iter().sum::<f64>() / count;
-    [mean, 1.96 * crate::stats::sample_deviation(values) / count.sqrt()]
+    Share::new(right, of).text()
 }

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use foveate_video::uniform_indices;
 use ndarray::Array2;
 
 use super::{Found, Subject, share};
@@ -22,9 +21,8 @@ pub(super) fn needle(subject: &Subject<'_>) -> Result<Found> {
             let file = haystack(&folder, *frames, *depth, args.count)?;
             let (mut sums, mut of) = ([0.0; 2], 0);
             subject.questions_of(&file, 0, |framed| {
-                let picked = subject.picker.likeliest(&framed, count)?;
-                let uniform = uniform_indices(framed.frames.len(), picked.len());
-                let accuracy = subject.scorer.judge(&framed, &[picked, uniform])?.accuracy();
+                let sets = subject.picker.beside_uniform(&framed, count)?;
+                let accuracy = subject.scorer.judge(&framed, &sets)?.accuracy();
                 sums.iter_mut().zip(&accuracy).for_each(|(sum, right)| *sum += *right);
                 of += 1;
                 Ok(())

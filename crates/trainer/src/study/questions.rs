@@ -6,8 +6,9 @@ use anyhow::{Result, ensure};
 use foveate_policy::{GroupSeed, PickParams};
 use ndarray::Array1;
 
-use super::{Found, Subject, mean_and_half_width};
+use super::{Found, Subject};
 use crate::error::user_error;
+use crate::eval::Change;
 use crate::figures::Table;
 use crate::frame_sets::{density, sets};
 
@@ -52,8 +53,8 @@ pub(super) fn questions(subject: &Subject<'_>) -> Result<Found> {
     let names = ["Jensen-Shannon, nats", "symmetric KL, nats", "Wasserstein, share of the video"];
     for (name, (between, within)) in names.iter().zip(between.iter().zip(&within)) {
         let shown = |values: &[f64]| {
-            let [mean, half] = mean_and_half_width(values);
-            format!("{mean:.4} +- {half:.4}")
+            let Change { mean, half_width } = Change::of(values);
+            format!("{mean:.4} +- {half_width:.4}")
         };
         table.push(vec![(*name).to_owned(), shown(between), shown(within)]);
     }

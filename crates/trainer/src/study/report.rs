@@ -6,7 +6,6 @@ use anyhow::{Context, Result};
 
 use super::Found;
 use crate::cli::Study;
-use crate::figures::Table;
 use crate::run::write_atomically;
 
 /// Head of a new page.
@@ -24,7 +23,7 @@ pub(super) fn put(page: &Path, study: Study, found: &Found) -> Result<()> {
     section.push_str(&found.text.join("\n\n"));
     section.push('\n');
     for table in &found.tables {
-        section.push_str(&format!("\n{}", markdown(table)));
+        section.push_str(&format!("\n{}\n", table.markdown()));
     }
     for (end, picture) in &found.pictures {
         let stem = page.file_stem().context("expected the name of a file").map(|stem| stem.to_string_lossy())?;
@@ -46,15 +45,6 @@ fn replaced(page: &str, title: &str, section: &str) -> String {
     let rest = after.map_or("", |at| &page[at..]);
     let gap = if rest.is_empty() { "" } else { "\n" };
     format!("{}{section}{gap}{rest}", &page[..start])
-}
-
-fn markdown(table: &Table) -> String {
-    let row = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
-    let header = table.header();
-    let rule: Vec<String> =
-        (0..header.len()).map(|column| if column == 0 { "---" } else { "---:" }.to_owned()).collect();
-    let rows: String = table.rows().iter().map(|cells| row(cells)).collect();
-    format!("{}{}{rows}", row(header), row(&rule))
 }
 
 #[cfg(test)]

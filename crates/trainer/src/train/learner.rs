@@ -18,11 +18,11 @@ pub(super) trait Learner: Sized {
     /// Where its examples come from.
     type Source: Source;
 
-    /// The examples to train on, and their number.
+    /// The examples to train on.
     ///
     /// # Errors
     /// A user error: they cannot be read.
-    fn examples(config: &Config) -> Result<(Self::Source, usize)>;
+    fn examples(config: &Config) -> Result<Self::Source>;
 
     /// Everything else, as a checkpoint has it if there is one.
     ///

@@ -21,7 +21,7 @@ use self::{picks::PickLearner, tokens::TokenLearner};
 use crate::{
     cli::TrainArgs,
     config::{Config, Demo, Resolved, resolve},
-    data::{Batch, Loader, LoaderOptions, LoaderState, Order},
+    data::{Batch, Loader, LoaderOptions, LoaderState, Order, Source},
     error::{UserContext, existing, one_line, user_error},
     plan,
     run::{
@@ -148,12 +148,12 @@ impl<'a, L: Learner> Run<'a, L> {
             Some(path) => read_json(&path.join(STATE))?,
         };
         // First, so that the first examples are decoded while the models are loaded.
-        let (examples, count) = L::examples(config)?;
+        let examples = L::examples(config)?;
         if let Some(test) = &config.data.test {
             // Hours before it is first read.
             config.data.test_records(test)?;
         }
-        let order = Order::shuffled(count, config.run.seed);
+        let order = Order::shuffled(examples.count(), config.run.seed);
         let depth = match config.data.prefetch {
             0 => 2 * config.rollout.prompts_per_step,
             depth => depth,

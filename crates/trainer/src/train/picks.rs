@@ -2,19 +2,17 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use foveate_algo::Algorithm;
-use foveate_policy::{AdamW, LoadOptions, SELECTOR_TYPE, Selector, Trainable, model_type};
-use foveate_video::uniform_indices;
+use foveate_policy::{AdamW, SELECTOR_TYPE, Selector, model_type};
 
 use super::learner::{Examples, Learner, Step};
 use super::{POLICY, load_options, optimizer, save_optimizer};
-use crate::answer::{Answers, answered};
+use crate::answer::Answers;
 use crate::config::Config;
-use crate::data::{Loader, LoaderOptions, LoaderState, Order};
 use crate::error::{UserContext, user_error};
 use crate::eval::Item;
-use crate::frame_sets::{FrameScorer, Framed, FramedExamples, PickStepper, Picker, passed_over};
+use crate::frame_sets::{FrameScorer, Framed, FramedExamples, PickStepper, Picker};
 use crate::run::{Stop, lines};
 
 pub(super) struct PickLearner {
@@ -27,7 +25,7 @@ pub(super) struct PickLearner {
 impl Learner for PickLearner {
     type Source = FramedExamples;
 
-    fn examples(config: &Config) -> Result<(FramedExamples, usize)> {
+    fn examples(config: &Config) -> Result<FramedExamples> {
         let scorer = config.scorer_path()?;
         if model_type(scorer).user()? == SELECTOR_TYPE {
             let path = scorer.display();
@@ -40,15 +38,12 @@ impl Learner for PickLearner {
                 "data.frames.from: a selector is trained on all candidates, not on another's picks",
             ));
         }
-        let examples = FramedExamples::train(config, scorer)?;
-        let count = examples.records().len();
-        Ok((examples, count))
+        FramedExamples::train(config, scorer)
     }
 
     fn load(config: &Config, _examples: &FramedExamples, checkpoint: Option<&Path>) -> Result<Self> {
-        let options = LoadOptions { trainable: Trainable::Text, ..load_options(config)? };
         let saved = checkpoint.map(|folder| folder.join(POLICY));
-        let picker = Picker::training(config, saved.as_deref(), &options)?;
+        let picker = Picker::training(config, saved.as_deref(), &load_options(config)?)?;
         let scorer = FrameScorer::load(config.scorer_path()?, config)?;
         let head_lr = config.selector.head_lr_scale;
         let adamw = AdamW::new(picker.selector().parameters(), config.optim.adamw())
@@ -79,23 +74,12 @@ impl Learner for PickLearner {
 
     fn answer(&self, config: &Config, test: &Path, stop: &Stop) -> Result<Answers> {
         let examples = FramedExamples::evaluation(test, config, config.scorer_path()?)?;
-        let (all, eval, each) = (examples.records().len(), &config.eval, answered());
-        let count = if eval.limit == 0 { all } else { all.min(eval.limit) };
-        let data = &config.data;
-        let options = LoaderOptions { depth: 2 * eval.batch, threads: data.threads, on_bad: data.on_bad_example };
-        let mut loader = Loader::new(examples, Order::Once(count), options, LoaderState::default())?;
-        let mut answers = Answers::default();
-        while !stop.requested() {
-            let Some(framed) = loader.batch(1)?.examples.pop() else { break };
-            let id = framed.example.id.clone();
-            match self.item(&framed, config.selector.last_picks()).context(id) {
-                Ok(item) => answers.items.push(item),
-                Err(error) => answers.bad += usize::from(passed_over(error, data.on_bad_example)?),
-            }
-            each(loader.state().position as usize, count);
-        }
-        answers.bad += loader.state().bad.len();
-        Ok(answers)
+        let mut items = Vec::new();
+        let bad = examples.visit(&config.data, config.eval.limit, Some(stop), |framed| {
+            items.push(self.item(&framed, config.selector.last_picks())?);
+            Ok(())
+        })?;
+        Ok(Answers { items, bad })
     }
 
     /// A line on what as many frames at equal distances are worth.
@@ -107,9 +91,9 @@ impl Learner for PickLearner {
 impl PickLearner {
     /// What the frozen model answers from the likeliest set of frames, and from as many at equal distances.
     fn item(&self, framed: &Framed, picks: usize) -> Result<Item> {
-        let picked = self.picker.likeliest(framed, picks)?;
-        let uniform = uniform_indices(framed.frames.len(), picked.len());
-        let judged = self.scorer.judge(framed, &[picked.clone(), uniform])?;
+        let sets = self.picker.beside_uniform(framed, picks)?;
+        let judged = self.scorer.judge(framed, &sets)?;
+        let [picked, _] = sets;
         let (accuracy, example) = (judged.accuracy(), &framed.example);
         Ok(Item {
             id: example.id.clone(),

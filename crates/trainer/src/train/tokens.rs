@@ -33,12 +33,10 @@ pub(super) struct TokenLearner {
 impl Learner for TokenLearner {
     type Source = Examples;
 
-    fn examples(config: &Config) -> Result<(Examples, usize)> {
+    fn examples(config: &Config) -> Result<Examples> {
         let model = config.model_path()?;
         let text = Arc::new(TextProcessor::load(model).user()?);
-        let examples = Examples::train(config, model, text)?;
-        let count = examples.records().len();
-        Ok((examples, count))
+        Examples::train(config, model, text)
     }
 
     fn load(config: &Config, examples: &Examples, checkpoint: Option<&Path>) -> Result<Self> {
