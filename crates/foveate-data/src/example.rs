@@ -4,7 +4,7 @@ use std::path::{Component, Path, PathBuf};
 
 use foveate_reward::{Answer, ProblemType};
 
-use crate::Fault;
+use crate::{Fault, Subtitles};
 
 /// One question about videos and images.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -13,6 +13,8 @@ pub struct Example {
     pub id: String,
     /// Videos and images, in the order in which they stand before the text; none: a question about text alone.
     pub media: Vec<Medium>,
+    /// What is said in the video, where the data set has it; a prompt may tell it.
+    pub subtitles: Option<Subtitles>,
     /// The question.
     pub question: String,
     /// Texts of the options, without their letters: the first is A. None for an open question.
@@ -33,6 +35,9 @@ pub struct Example {
     pub split: String,
     /// Whether question and answer were inverted; not known if none.
     pub negated: Option<bool>,
+    /// What a description of the media is asked by, where the data set says; the question is then to be answered from that
+    /// description alone.
+    pub description: Option<String>,
     /// A whole completion to learn from (`sft`).
     pub target: Option<String>,
 }
@@ -68,7 +73,7 @@ impl Medium {
     ///
     /// # Errors
     /// The path leads out of `root`.
-    pub(crate) fn under(self, root: &Path) -> Result<Self, Fault> {
+    fn under(self, root: &Path) -> Result<Self, Fault> {
         Ok(match self {
             Self::Video { path, clip } => Self::Video { path: inside(root, &path)?, clip },
             Self::Image(path) => Self::Image(inside(root, &path)?),
@@ -104,6 +109,17 @@ fn inside(root: &Path, path: &Path) -> Result<PathBuf, Fault> {
 }
 
 impl Example {
+    /// The same with its files taken from `root`.
+    ///
+    /// # Errors
+    /// A path leads out of `root`.
+    pub(crate) fn under(self, root: &Path) -> Result<Self, Fault> {
+        let subtitles =
+            self.subtitles.map(|file| Ok(Subtitles { path: inside(root, &file.path)?, ..file })).transpose()?;
+        let media = self.media.into_iter().map(|medium| medium.under(root)).collect::<Result<_, _>>()?;
+        Ok(Self { media, subtitles, ..self })
+    }
+
     /// What its completions are judged by.
     pub fn gold(&self) -> Answer {
         Answer::new(&self.answer).of(self.problem).with_times(self.spans.clone())

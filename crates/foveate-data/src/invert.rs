@@ -145,9 +145,9 @@ mod tests {
         assert_eq!(star("Which object was taken?"), None);
     }
 
-    fn example(options: usize, right: usize) -> Example {
+    fn example(question: &str, options: usize, right: usize) -> Example {
         Example {
-            question: "Why did it fall?".into(),
+            question: question.into(),
             options: (0..options).map(|index| format!("option {index}")).collect(),
             answer: letter(right),
             ..Example::default()
@@ -157,16 +157,25 @@ mod tests {
     proptest! {
         #[test]
         fn an_inverted_question_has_answers_and_none_is_the_old_one(
-            options in 2usize..8, right in 0usize..8, seed: u64, number: u64,
+            question in "(Why|What|Which|Did|Was)( (did|was|will|would|happened|man|runs)){1,4}\\?",
+            star: bool, as_released: bool, options in 2usize..8, right in 0usize..8, seed: u64, number: u64,
         ) {
-            let before = example(options, right % options);
-            let all = Inversion { style: Style::NextGqa, probability: 1.0, as_released: false, seed };
+            let style = if star { Style::Star } else { Style::NextGqa };
+            let before = example(&question, options, right % options);
+            let all = Inversion { style, probability: 1.0, as_released, seed };
             let after = all.apply(before.clone(), number);
             prop_assert_eq!(&after, &all.apply(before.clone(), number));
+            let wording = negated(style, &question);
+            if wording.is_none() && !as_released {
+                prop_assert_eq!(after, Example { negated: Some(false), ..before });
+                return Ok(());
+            }
             prop_assert_eq!(after.negated, Some(true));
+            prop_assert_eq!(&after.question, &wording.unwrap_or(question.to_lowercase()));
             let texts: BTreeSet<&String> = after.options.iter().collect();
             prop_assert!(texts.len() == after.options.len() && texts.iter().all(|text| before.options.contains(text)));
             let old = &before.options[right % options];
+            prop_assert!(texts.contains(old));
             let letters: Vec<&str> = after.answer.split(',').collect();
             prop_assert!(!letters.is_empty() && letters.len() + 1 == after.options.len());
             for (index, text) in after.options.iter().enumerate() {
@@ -178,15 +187,21 @@ mod tests {
     #[test]
     fn half_are_inverted_and_what_cannot_be_stays_as_it_is() {
         let half = Inversion { style: Style::NextGqa, probability: 0.5, as_released: false, seed: 3 };
-        let negated = (0..1000).filter(|number| half.apply(example(4, 1), *number).negated == Some(true)).count();
+        let negated = (0..1000)
+            .filter(|number| half.apply(example("Why did it fall?", 4, 1), *number).negated == Some(true))
+            .count();
         assert!((440..560).contains(&negated), "{negated}");
 
         let all = Inversion { probability: 1.0, ..half };
-        let plain = Example { question: "Where?".into(), ..example(4, 1) };
+        let plain = Example { question: "Where?".into(), ..example("Why did it fall?", 4, 1) };
         assert_eq!(all.apply(plain.clone(), 0), Example { negated: Some(false), ..plain.clone() });
         let released = Inversion { as_released: true, ..all }.apply(plain, 0);
         assert_eq!((released.negated, released.question.as_str()), (Some(true), "where?"));
-        for one in [Example { answer: "A,B".into(), ..example(4, 1) }, example(1, 0), Example::default()] {
+        for one in [
+            Example { answer: "A,B".into(), ..example("Why did it fall?", 4, 1) },
+            example("Why did it fall?", 1, 0),
+            Example::default(),
+        ] {
             assert_eq!(all.apply(one.clone(), 0), Example { negated: Some(false), ..one });
         }
     }

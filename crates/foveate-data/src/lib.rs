@@ -12,6 +12,7 @@ mod invert;
 mod prompts;
 mod records;
 mod store;
+mod subtitles;
 
 pub use error::{DataError, Fault};
 pub use example::{Example, Medium, letter};
@@ -19,3 +20,4 @@ pub use formats::{Format, line, option_texts};
 pub use invert::{Inversion, Style};
 pub use prompts::{Prompts, Seen, Turn};
 pub use records::Records;
+pub use subtitles::Subtitles;

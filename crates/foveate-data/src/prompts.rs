@@ -2,7 +2,9 @@
 //!
 //! A prompt file is a TOML table of minijinja templates: `user`, and `system` if the chat template's own system message is
 //! not to be used. They are filled in with `question`, `options` (each with `letter` and `text`), `problem` (the problem
-//! type's name), `duration` (seconds) and `frames` (number of frames) of the first video.
+//! type's name), `duration` (seconds) and `frames` (number of frames) of the first video, `subtitles` (lines that are
+//! shown with those frames; empty if there are none) and `description` (what a description is asked by, where the data
+//! set says).
 
 use foveate_reward::ProblemType;
 use minijinja::syntax::SyntaxConfig;
@@ -25,15 +27,16 @@ pub struct Prompts {
     name: String,
     environment: Environment<'static>,
     has_system: bool,
+    tells_subtitles: bool,
 }
 
-/// What is known of an example's media when its prompt is written.
+/// What is known of an example's first video when its prompt is written.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Seen {
-    /// Length of the first video, or of the part of it that is shown, seconds; two decimals are told.
+pub struct Seen<'a> {
+    /// Its length, or that of the part of it that is shown, seconds; two decimals are told.
     pub duration: f64,
-    /// Its frames that are shown.
-    pub frames: usize,
+    /// Times of its frames that are shown, seconds from its first.
+    pub times: &'a [f64],
 }
 
 /// What is said to the policy.
@@ -63,7 +66,9 @@ impl Prompts {
                 environment.add_template_owned(part, text).map_err(|error| fault(chain(&error)))?;
             }
         }
-        let prompts = Self { name: name.to_owned(), environment, has_system };
+        let tells_subtitles =
+            environment.templates().any(|(_, template)| template.undeclared_variables(false).contains("subtitles"));
+        let prompts = Self { name: name.to_owned(), environment, has_system, tells_subtitles };
         // Every type of problem, with options and without, so that what is wrong shows before anything is trained.
         let options = [Vec::new(), vec![String::new(); 2]];
         for (problem, options) in
@@ -80,17 +85,23 @@ impl Prompts {
     /// What is said of an example.
     ///
     /// # Errors
-    /// [`DataError::Prompt`]: a template asks for what there is not.
-    pub fn fill(&self, example: &Example, seen: Seen) -> Result<Turn, DataError> {
+    /// [`DataError::Prompt`]: a template asks for what there is not; or the example's subtitles cannot be read.
+    pub fn fill(&self, example: &Example, seen: Seen<'_>) -> Result<Turn, DataError> {
         let option =
             |(index, text): (usize, &String)| Value::from_pairs([("letter", letter(index)), ("text", text.clone())]);
         let options: Vec<Value> = example.options.iter().enumerate().map(option).collect();
+        let subtitles = match &example.subtitles {
+            Some(file) if self.tells_subtitles => file.shown_at(seen.times)?,
+            _ => String::new(),
+        };
         let values = context! {
             question => &example.question,
             options => options,
             problem => example.problem.to_string(),
             duration => (100.0 * seen.duration).round() / 100.0,
-            frames => seen.frames,
+            frames => seen.times.len(),
+            subtitles => subtitles,
+            description => &example.description,
         };
         let part = |part: &str| {
             let filled = self.environment.get_template(part).and_then(|template| template.render(&values));
@@ -111,7 +122,10 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
+    use crate::Subtitles;
 
     fn example() -> Example {
         Example { question: "What falls?".into(), options: vec!["a cup".into(), "a book".into()], ..Example::default() }
@@ -132,8 +146,24 @@ mod tests {
     #[test]
     fn a_prompt_may_tell_of_the_video_and_ask_by_problem_type() {
         let text = "system = \"{{ duration }} s, {{ frames }} frames\"\nuser = \"{% if problem == 'multiple choice' %}M{% endif %}{{ question }}\"";
-        let turn = Prompts::parse("p", text).unwrap().fill(&example(), Seen { duration: 12.5, frames: 16 }).unwrap();
+        let seen = Seen { duration: 12.5, times: &[0.0; 16] };
+        let turn = Prompts::parse("p", text).unwrap().fill(&example(), seen).unwrap();
         assert_eq!(turn, Turn { system: Some("12.5 s, 16 frames".into()), user: "MWhat falls?".into() });
+    }
+
+    #[test]
+    fn a_prompt_may_tell_what_is_said_and_what_a_description_is_asked_by() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.srt");
+        let mut file = std::fs::File::create(&path).unwrap();
+        file.write_all(b"1\n00:00:01,000 --> 00:00:02,000\nHello").unwrap();
+        let text = "user = \"{% if subtitles %}Said: {{ subtitles }}. {% endif %}{{ description or question }}\"";
+        let prompts = Prompts::parse("p", text).unwrap();
+        let said = Example { subtitles: Some(Subtitles { path, begin: 0.0 }), ..example() };
+        let user = |times| prompts.fill(&said, Seen { times, ..Seen::default() }).unwrap().user;
+        assert_eq!((user(&[1.5]), user(&[3.0])), ("Said: Hello. What falls?".into(), "What falls?".into()));
+        let described = Example { description: Some("What is seen?".into()), ..example() };
+        assert_eq!(prompts.fill(&described, Seen::default()).unwrap().user, "What is seen?");
     }
 
     #[test]

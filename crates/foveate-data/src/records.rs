@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::formats::{At, Beside};
 use crate::store::Store;
-use crate::{DataError, Example, Fault, Format, Medium};
+use crate::{DataError, Example, Fault, Format};
 
 /// The examples of a file, or of a folder of files. Only where they stand is in memory.
 #[derive(Debug)]
@@ -12,17 +13,18 @@ pub struct Records {
     format: Format,
     media_root: PathBuf,
     stores: Vec<Store>,
+    beside: Beside,
     /// Each example's store, record and place among the record's examples.
     places: Vec<(u32, u32, u32)>,
 }
 
 impl Records {
-    /// Opens a file, or all files of a folder (benchmarks that come as a file per task). Media paths are relative to
-    /// `media_root`, or else to the file's folder.
+    /// Opens a file, or all files of a folder (benchmarks that come as a file per task) or, if it has none itself, those of
+    /// the folders in it. Media paths are relative to `media_root`, or else to the file's folder.
     ///
     /// # Errors
-    /// [`DataError::File`] or [`DataError::Content`] if a file cannot be read, holds no record, or its first record is not one of
-    /// this data set.
+    /// [`DataError::File`] or [`DataError::Content`] if a file cannot be read or holds no record; [`DataError::Record`] if none
+    /// of the first records is one of this data set.
     pub fn open(path: &Path, format: Format, media_root: Option<&Path>) -> Result<Self, DataError> {
         let files = if path.is_dir() { files(path)? } else { vec![path.to_owned()] };
         let stores = files.iter().map(|file| Store::open(file)).collect::<Result<Vec<_>, _>>()?;
@@ -33,6 +35,7 @@ impl Records {
             format,
             media_root: media_root.unwrap_or(folder).to_owned(),
             stores,
+            beside: Beside::default(),
             places: Vec::new(),
         };
         records.places = records.list();
@@ -40,8 +43,19 @@ impl Records {
             let reason = if path.is_dir() { "no file of records in it" } else { "no record in it" };
             return Err(DataError::Content { path: path.to_owned(), reason: reason.to_owned() });
         }
-        records.get(0)?;
+        records.check_format()?;
         Ok(records)
+    }
+
+    /// The first record's error if none of the first few can be read: the file is of another data set, then. A single one
+    /// may be bad as any other may.
+    fn check_format(&self) -> Result<(), DataError> {
+        const TRIED: usize = 20;
+        let mut tried = (0..self.len().min(TRIED)).map(|index| self.get(index).map(drop));
+        match tried.next() {
+            Some(Err(error)) if tried.all(|one| one.is_err()) => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Every example's place. A record that cannot be read counts as one example, so that it is met and named.
@@ -115,30 +129,68 @@ impl Records {
     /// All examples of a record.
     fn of(&self, store: &Store, record: usize) -> Result<Vec<Example>, DataError> {
         let raw = store.read(record)?;
-        let at = crate::formats::At { file: store.path(), key: raw.key.as_deref(), record };
-        let examples =
-            self.format.examples(raw.value, &at).and_then(|all| all.into_iter().map(|e| self.rooted(e)).collect());
+        let at = At { file: store.path(), key: raw.key.as_deref(), record, beside: &self.beside };
+        let examples = self
+            .format
+            .examples(raw.value, &at)
+            .and_then(|all| all.into_iter().map(|e| e.under(&self.media_root)).collect());
         examples.map_err(|fault| DataError::Record { place: store.place(record), fault })
-    }
-
-    /// The example with its media under the data root.
-    fn rooted(&self, mut example: Example) -> Result<Example, Fault> {
-        example.media =
-            example.media.into_iter().map(|medium: Medium| medium.under(&self.media_root)).collect::<Result<_, _>>()?;
-        Ok(example)
     }
 }
 
-/// The files of records in a folder, in the order of their names.
+/// The files of records in a folder, in the order of their names; if there is none, those in its folders.
 fn files(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
     let of_folder = |source| DataError::File { path: folder.to_owned(), source };
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(of_folder)? {
-        let path = entry.map_err(of_folder)?.path();
-        if path.is_file() && Store::knows(&path) {
-            found.push(path);
-        }
+    let entries = std::fs::read_dir(folder).map_err(of_folder)?;
+    let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>, _>>().map_err(of_folder)?;
+    paths.sort();
+    let is_record = |path: &PathBuf| path.is_file() && Store::knows(path);
+    if paths.iter().any(is_record) {
+        return Ok(paths.into_iter().filter(is_record).collect());
     }
-    found.sort();
-    Ok(found)
+    let folders: Vec<_> =
+        paths.iter().filter(|path| path.is_dir()).map(|path| files(path)).collect::<Result<_, _>>()?;
+    Ok(folders.concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{File, create_dir_all};
+    use std::io::Write;
+
+    use super::*;
+
+    const GOOD: &str = r#"{"id": "a", "question": "?", "answer": "x", "problem_type": "free-form"}"#;
+
+    fn write(path: &Path, lines: &[&str]) {
+        create_dir_all(path.parent().unwrap()).unwrap();
+        File::create(path).unwrap().write_all(lines.join("\n").as_bytes()).unwrap();
+    }
+
+    #[test]
+    fn a_bad_record_is_one_of_many_wherever_it_stands_and_a_file_of_bad_ones_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f.jsonl");
+        write(&path, &["{}", GOOD]);
+        let records = Records::open(&path, Format::Foveate, None).unwrap();
+        assert_eq!((records.len(), records.get(0).is_err(), records.get(1).is_ok()), (2, true, true));
+        write(&path, &["{}"; 30]);
+        let error = Records::open(&path, Format::Foveate, None).unwrap_err().to_string();
+        assert!(error.ends_with("f.jsonl:1: missing field `id`"), "{error}");
+    }
+
+    #[test]
+    fn a_folder_is_its_files_or_else_those_of_its_folders() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        write(&root.join("b/one.jsonl"), &[GOOD]);
+        write(&root.join("a/deep/two.jsonl"), &[GOOD, GOOD]);
+        write(&root.join("a/notes.txt"), &["nothing"]);
+        let records = Records::open(root, Format::Foveate, None).unwrap();
+        let places: Vec<String> = (0..records.len()).map(|index| records.place(index)).collect();
+        let expected = ["a/deep/two.jsonl:1", "a/deep/two.jsonl:2", "b/one.jsonl:1"];
+        assert_eq!(places, expected.map(|place| root.join(place).display().to_string()));
+        write(&root.join("all.jsonl"), &[GOOD]);
+        assert_eq!(Records::open(root, Format::Foveate, None).unwrap().len(), 1);
+    }
 }

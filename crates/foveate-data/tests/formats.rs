@@ -2,7 +2,7 @@
 //! that names file, record and field.
 //!
 //! Each has a folder in `fixtures`: `good` (a file or a folder of files) and `bad`, the same with one record made
-//! wrong. `INSTA_UPDATE=always cargo test -p foveate-data` writes the snapshots anew; read what changed.
+//! wrong; where a data set comes in several forms, `good-FORM` and `bad-FORM` too. `INSTA_UPDATE=always cargo test -p foveate-data` writes the snapshots anew; read what changed.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -15,12 +15,28 @@ use foveate_data::{Example, Format, Medium, Prompts, Records, Seen, letter};
 const PROMPT: &str =
     "user = \"{{ question }}{% for option in options %}\\n{{ option.letter }}. {{ option.text }}{% endfor %}\"";
 
-/// The file or folder of that name in a data set's fixtures.
-fn fixture(format: Format, name: &str) -> PathBuf {
+/// The files or folders of that name in a data set's fixtures.
+fn fixtures(format: Format, name: &str) -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(format.name());
-    let mut found = std::fs::read_dir(&folder).unwrap_or_else(|_| unreachable!("no fixtures in {}", folder.display()));
-    let named = |path: &PathBuf| path.file_stem().is_some_and(|stem| stem == name);
-    found.find_map(|entry| Some(entry.unwrap().path()).filter(named)).unwrap()
+    let found = std::fs::read_dir(&folder).unwrap_or_else(|_| unreachable!("no fixtures in {}", folder.display()));
+    let named = |path: &PathBuf| {
+        let stem = path.file_stem().unwrap().to_str().unwrap();
+        stem == name || stem.starts_with(&format!("{name}-"))
+    };
+    let mut found: Vec<PathBuf> = found.map(|entry| entry.unwrap().path()).filter(named).collect();
+    found.sort();
+    assert!(!found.is_empty(), "{format}: {name}");
+    found
+}
+
+/// All examples of the good fixtures.
+fn good(format: Format) -> Vec<(Example, PathBuf)> {
+    let of = |path: PathBuf| {
+        let records = Records::open(&path, format, None).unwrap_or_else(|error| unreachable!("{format}: {error}"));
+        let root = records.media_root().to_owned();
+        (0..records.len()).map(|index| (records.get(index).unwrap(), root.clone())).collect::<Vec<_>>()
+    };
+    fixtures(format, "good").into_iter().flat_map(of).collect()
 }
 
 fn shown(example: &Example, root: &Path) -> String {
@@ -33,6 +49,10 @@ fn shown(example: &Example, root: &Path) -> String {
             Medium::Video { clip: Some([start, end]), .. } => writeln!(text, "video: {path} from {start} to {end} s"),
             Medium::Image(_) => writeln!(text, "image: {path}"),
         };
+    }
+    if let Some(file) = &example.subtitles {
+        let path = file.path.strip_prefix(root).unwrap().display();
+        let _ = writeln!(text, "subtitles: {path} from {} s", file.begin);
     }
     let _ = writeln!(text, "answer: {} ({})", example.answer, example.problem);
     let facts = [
@@ -50,6 +70,9 @@ fn shown(example: &Example, root: &Path) -> String {
     if let Some(negated) = example.negated {
         let _ = writeln!(text, "negated: {negated}");
     }
+    if let Some(description) = &example.description {
+        let _ = writeln!(text, "description: {description}");
+    }
     if let Some(target) = &example.target {
         let _ = writeln!(text, "target: {target}");
     }
@@ -59,10 +82,7 @@ fn shown(example: &Example, root: &Path) -> String {
 #[test]
 fn every_data_set_is_read_to_prompts_and_answers() {
     for format in Format::ALL {
-        let path = fixture(*format, "good");
-        let records = Records::open(&path, *format, None).unwrap_or_else(|error| unreachable!("{format}: {error}"));
-        let examples: Vec<String> =
-            (0..records.len()).map(|index| shown(&records.get(index).unwrap(), records.media_root())).collect();
+        let examples: Vec<String> = good(*format).iter().map(|(example, root)| shown(example, root)).collect();
         insta::assert_snapshot!(format.name(), examples.join("\n"));
     }
 }
@@ -70,9 +90,8 @@ fn every_data_set_is_read_to_prompts_and_answers() {
 #[test]
 fn names_are_unique_and_letters_are_of_options() {
     for format in Format::ALL {
-        let records = Records::open(&fixture(*format, "good"), *format, None).unwrap();
         let mut names = HashSet::new();
-        for example in (0..records.len()).map(|index| records.get(index).unwrap()) {
+        for (example, _) in good(*format) {
             let letters: Vec<String> = (0..example.options.len()).map(letter).collect();
             let known = |part: &str| letters.iter().any(|letter| letter == part);
             assert!(letters.is_empty() || example.answer.split(',').all(known), "{format}: {example:?}");
@@ -84,10 +103,10 @@ fn names_are_unique_and_letters_are_of_options() {
 #[test]
 fn a_malformed_record_is_named_by_file_record_and_field() {
     let mut errors = String::new();
-    for format in Format::ALL {
-        let path = fixture(*format, "bad");
+    let bad = |format: &Format| fixtures(*format, "bad").into_iter().map(|path| (*format, path)).collect::<Vec<_>>();
+    for (format, path) in Format::ALL.iter().flat_map(bad) {
         let folder = path.parent().unwrap().display().to_string() + "/";
-        let wrong: Vec<String> = match Records::open(&path, *format, None) {
+        let wrong: Vec<String> = match Records::open(&path, format, None) {
             Ok(records) => {
                 (0..records.len()).filter_map(|index| records.get(index).err()).map(|e| e.to_string()).collect()
             }

@@ -11,7 +11,7 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use foveate_video::{DecodeLimits, ImageProcessor, Patches, PixelBudget, Sampling, TimeScale, decode};
+use foveate_video::{DecodeOptions, ImageProcessor, Patches, PixelBudget, Sampling, TimeScale, decode};
 use serde_json::{Value, json};
 
 /// Video-R1's budget, which others took over.
@@ -66,7 +66,7 @@ fn timed<T, E>(repeat: usize, mut make: impl FnMut() -> Result<T, E>) -> Result<
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments = arguments()?;
     let Arguments { video, sampling, repeat, .. } = &arguments;
-    let (seconds, frames) = timed(*repeat, || decode(video, sampling, &DecodeLimits::default()))?;
+    let (seconds, frames) = timed(*repeat, || decode(video, sampling, &DecodeOptions::default()))?;
     if let Some(path) = &arguments.write {
         let raw: Vec<u8> = frames.images.iter().flat_map(|image| image.as_raw()).copied().collect();
         fs_err::write(path, raw)?;
@@ -89,7 +89,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn prepare(arguments: &Arguments, seconds: &mut Value) -> Result<(), Box<dyn Error>> {
     let Arguments { video, sampling, repeat, .. } = arguments;
     let (resized, frames) =
-        timed(*repeat, || ImageProcessor::RELEASED.decode_video(video, sampling, &BUDGET, &DecodeLimits::default()))?;
+        timed(*repeat, || ImageProcessor::RELEASED.decode_video(video, sampling, &BUDGET, &DecodeOptions::default()))?;
     let (patched, patches) = timed(*repeat, || ImageProcessor::RELEASED.video(&frames, TimeScale::True))?;
     let mut copies = vec![patches.pixels.clone(); *repeat].into_iter();
     let (hashed, _) = timed(*repeat, || {

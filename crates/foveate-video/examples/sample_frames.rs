@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use foveate_video::scenes::{KindWeights, SceneSpec, Split, write};
-use foveate_video::{DecodeLimits, ImageProcessor, PixelBudget, Sampling, TimeScale};
+use foveate_video::{DecodeOptions, ImageProcessor, PixelBudget, Sampling, TimeScale};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
@@ -18,7 +18,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let sampling = Sampling::Uniform { frames };
     let budget = PixelBudget { min_pixels: 16 * 28 * 28, max_pixels: 64 * 28 * 28, total_pixels: None };
-    let frames = ImageProcessor::RELEASED.decode_video(&video, &sampling, &budget, &DecodeLimits::default())?;
+    let frames = ImageProcessor::RELEASED.decode_video(&video, &sampling, &budget, &DecodeOptions::default())?;
     let patches = ImageProcessor::RELEASED.video(&frames, TimeScale::True)?;
 
     println!("{}: {} frames, {:.3} s", video.display(), frames.total_frames, frames.duration);

@@ -68,7 +68,7 @@ pub enum VideoError {
         /// Codec or pixel format.
         found: String,
     },
-    /// Decoding took longer than [`DecodeLimits::seconds`](crate::DecodeLimits::seconds).
+    /// Decoding took longer than [`DecodeOptions::seconds`](crate::DecodeOptions::seconds).
     #[error("decoding {} took more than the limit of {limit} s", path.display())]
     TooSlow {
         /// The file.
@@ -76,7 +76,7 @@ pub enum VideoError {
         /// The limit, seconds.
         limit: f64,
     },
-    /// Decoding would need more than [`DecodeLimits::bytes`](crate::DecodeLimits::bytes).
+    /// Decoding would need more than [`DecodeOptions::bytes`](crate::DecodeOptions::bytes).
     #[error("decoding {} needs {needed} bytes ({found}), the limit is {limit}", path.display())]
     TooLarge {
         /// The file.

@@ -1,4 +1,4 @@
-//! Decoded frames and the bounds of decoding.
+//! Decoded frames and how they are decoded.
 
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
@@ -31,19 +31,23 @@ impl Frames {
     }
 }
 
-/// Bounds on decoding one video, so that a bad file cannot hold a run up or eat its memory.
+/// How a video is decoded: bounds, so that a bad file cannot hold a run up or eat its memory, and what a folder does not say.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct DecodeLimits {
+pub struct DecodeOptions {
     /// Longest time that decoding may take, seconds.
     pub seconds: f64,
     /// Most memory that frames and decoder may take, bytes.
     pub bytes: u64,
+    /// Pictures a second of videos that are folders of pictures (MVBench's of TVQA: 3.0); without it such a video is an
+    /// error.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub folder_fps: Option<f64>,
 }
 
-impl Default for DecodeLimits {
-    /// Two minutes and 4 GiB: far above what a sane clip needs.
+impl Default for DecodeOptions {
+    /// Two minutes and 4 GiB, far above what a sane clip needs.
     fn default() -> Self {
-        Self { seconds: 120.0, bytes: 4 << 30 }
+        Self { seconds: 120.0, bytes: 4 << 30, folder_fps: None }
     }
 }

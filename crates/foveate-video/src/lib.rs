@@ -12,6 +12,7 @@ mod cache;
 mod decode;
 mod error;
 mod files;
+mod folder;
 mod frames;
 pub mod order;
 mod patches;
@@ -25,7 +26,7 @@ pub use cache::{CacheKey, FrameCache};
 #[cfg(feature = "decode")]
 pub use decode::{decode, decode_resized};
 pub use error::VideoError;
-pub use frames::{DecodeLimits, Frames};
+pub use frames::{DecodeOptions, Frames};
 pub use patches::{Grid, Patches, TimeScale};
 pub use processor::ImageProcessor;
 pub use resize::resize_bicubic;

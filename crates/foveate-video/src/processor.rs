@@ -10,7 +10,7 @@ use std::fs;
 
 use crate::patches::{patchify, second_per_grid};
 #[cfg(feature = "decode")]
-use crate::{DecodeLimits, Sampling};
+use crate::{DecodeOptions, Sampling};
 use crate::{Frames, Patches, PixelBudget, TimeScale, VideoError, resize_bicubic, smart_resize};
 
 /// File that a model directory keeps its preprocessing in.
@@ -129,9 +129,9 @@ impl ImageProcessor {
         path: &Path,
         sampling: &Sampling,
         budget: &PixelBudget,
-        limits: &DecodeLimits,
+        options: &DecodeOptions,
     ) -> Result<Frames, VideoError> {
-        crate::decode_resized(path, sampling, limits, &|size, frames| self.target_size(size, frames, budget))
+        crate::decode_resized(path, sampling, options, &|size, frames| self.target_size(size, frames, budget))
     }
 
     /// Patches of a resized video. An odd number of frames repeats the last one.

@@ -194,8 +194,14 @@ pub(crate) fn others(items: &[Item]) -> String {
     ];
     let line = |(key, name): (&str, &str)| {
         let scores: Vec<f64> = items.iter().filter_map(|item| Some(f64::from(*item.scores.get(key)?))).collect();
-        let mean = 100.0 * scores.iter().sum::<f64>() / scores.len() as f64;
-        (!scores.is_empty()).then(|| format!("{name}: {mean:.1} over {} items\n", scores.len()))
+        let percent = |sum: f64| 100.0 * sum / scores.len() as f64;
+        let mean = percent(scores.iter().sum());
+        let line = format!("{name}: {mean:.1} over {} items\n", scores.len());
+        // What papers on grounding give: the share of items whose only answer overlaps by so much (R1@0.5).
+        let recall = |least: f64| percent(scores.iter().filter(|score| **score >= least).count() as f64);
+        let recalls = [0.3, 0.5, 0.7].map(|least| format!("{:.1} at {least}", recall(least))).join(", ");
+        let more = if key == "iou" { format!("recall by temporal IoU: {recalls}\n") } else { String::new() };
+        (!scores.is_empty()).then_some(line + &more)
     };
     known.into_iter().filter_map(line).collect()
 }
@@ -318,6 +324,16 @@ mod tests {
         assert!(lines.iter().all(|line| line.len() == lines[0].len()), "{text}");
         assert!(lines[3].starts_with("all") && lines[3].contains("50.0") && lines[3].contains("+50.0"), "{text}");
         assert!(table(&after).lines().nth(1).is_some_and(|line| line.starts_with("flash")));
+    }
+
+    #[test]
+    fn overlaps_in_time_are_told_as_their_mean_and_as_recalls() {
+        let with = |iou: f32| Item { scores: BTreeMap::from([("iou".to_owned(), iou)]), ..item(0, "k", 0.0) };
+        let text = others(&[with(0.5), with(0.9), with(0.1), item(1, "k", 0.0)]);
+        assert_eq!(
+            text,
+            "mean temporal IoU: 50.0 over 3 items\nrecall by temporal IoU: 66.7 at 0.3, 66.7 at 0.5, 33.3 at 0.7\n"
+        );
     }
 
     #[test]

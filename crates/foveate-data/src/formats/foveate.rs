@@ -6,7 +6,7 @@ use foveate_reward::ProblemType;
 use serde::{Deserialize, Serialize};
 
 use super::{At, Record, choices, times};
-use crate::{Example, Fault, Medium};
+use crate::{Example, Fault, Medium, Subtitles};
 
 /// A record; what is empty is left out where it is written.
 #[derive(Serialize, Deserialize)]
@@ -20,6 +20,8 @@ pub(super) struct Question {
     clip: Vec<Option<[f64; 2]>>,
     #[serde(default, skip_serializing_if = "Paths::is_empty")]
     image: Paths,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subtitles: Option<Subtitles>,
     question: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     options: Vec<String>,
@@ -38,6 +40,8 @@ pub(super) struct Question {
     split: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     is_negated: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    description: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     target: Option<String>,
 }
@@ -87,6 +91,7 @@ impl Record for Question {
         Ok(vec![Example {
             id: self.id,
             media,
+            subtitles: self.subtitles,
             question: self.question,
             answer: choices::letters_or_text("answer", &self.answer, self.problem_type, &options)?,
             options,
@@ -97,6 +102,7 @@ impl Record for Question {
             source: self.source,
             split: self.split,
             negated: self.is_negated,
+            description: self.description,
             target: self.target,
         }])
     }
@@ -107,9 +113,10 @@ impl Record for Question {
 /// # Errors
 /// An image stands before a video, which a record cannot say.
 pub fn line(example: &Example, root: &Path) -> Result<String, Fault> {
+    let named = |path: &Path| path.strip_prefix(root).unwrap_or(path).to_owned();
     let (mut video, mut clip, mut image) = (Vec::new(), Vec::new(), Vec::new());
     for medium in &example.media {
-        let path = medium.path().strip_prefix(root).unwrap_or(medium.path()).to_owned();
+        let path = named(medium.path());
         match medium {
             Medium::Image(_) => image.push(path),
             Medium::Video { .. } if !image.is_empty() => {
@@ -124,12 +131,13 @@ pub fn line(example: &Example, root: &Path) -> Result<String, Fault> {
     if clip.iter().all(Option::is_none) {
         clip.clear();
     }
-    let Example { id, question, options, answer, kind, duration, spans, source, split, target, .. } = example.clone();
+    let Example { id, question, options, answer, kind, duration, spans, source, split, .. } = example.clone();
     let record = Question {
         id,
         video: Paths::Many(video),
         clip,
         image: Paths::Many(image),
+        subtitles: example.subtitles.clone().map(|file| Subtitles { path: named(&file.path), ..file }),
         question,
         options,
         answer,
@@ -140,7 +148,8 @@ pub fn line(example: &Example, root: &Path) -> Result<String, Fault> {
         source,
         split,
         is_negated: example.negated,
-        target,
+        description: example.description.clone(),
+        target: example.target.clone(),
     };
     serde_json::to_string(&record).map_err(|error| Fault::new("", error.to_string()))
 }
@@ -161,6 +170,7 @@ mod tests {
             Example {
                 id: "one".into(),
                 media: vec![Medium::video(root.join("clips/a.mp4")), part, Medium::Image(root.join("c.png"))],
+                subtitles: Some(Subtitles { path: root.join("a.srt"), begin: 1.5 }),
                 question: "What \"falls\"?\n".into(),
                 options: vec!["a cup".into(), "A. B.".into()],
                 answer: "B".into(),
@@ -171,6 +181,7 @@ mod tests {
                 source: "ours".into(),
                 split: "train".into(),
                 negated: Some(true),
+                description: Some("What falls, and when?".into()),
                 target: Some("<answer>B</answer>".into()),
             },
             Example { id: "two".into(), problem: ProblemType::Regression, answer: "3".into(), ..Example::default() },

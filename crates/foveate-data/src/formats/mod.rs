@@ -2,6 +2,7 @@
 //!
 //! A data set is a [`Format`]; adding one adds a file here and a line in the list below.
 
+mod beside;
 mod charades_sta;
 mod choices;
 mod clevrer;
@@ -25,6 +26,7 @@ mod video_mmmu;
 mod video_r1;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -32,6 +34,7 @@ use serde_json::Value;
 
 use crate::{Example, Fault};
 
+pub(crate) use beside::Beside;
 pub use choices::texts as option_texts;
 pub use foveate::line;
 
@@ -50,6 +53,8 @@ pub(crate) struct At<'a> {
     pub(crate) key: Option<&'a str>,
     /// Its number in the file, counted from 0.
     pub(crate) record: usize,
+    /// Files that lie beside it.
+    pub(crate) beside: &'a Beside,
 }
 
 impl At<'_> {
@@ -61,6 +66,11 @@ impl At<'_> {
     /// Its key, for data sets whose files are objects.
     fn entry(&self) -> Result<&str, Fault> {
         self.key.ok_or_else(|| Fault::new("", "expected a file that is an object with an entry for each video"))
+    }
+
+    /// What the JSON file of this name beside the record's own holds; none if there is no such file.
+    fn beside(&self, name: &str) -> Result<Option<Arc<Value>>, Fault> {
+        self.beside.json(self.file, name)
     }
 
     /// A name for the record, if it has none.
@@ -110,7 +120,7 @@ formats! {
     SeedBenchR1 = "seed-bench-r1", seed_bench_r1::Question, expands false;
     /// NExT-QA, multiple choice.
     NextQa = "next-qa", next_qa::Question, expands false;
-    /// NExT-GQA in one file, with the times of what answers a question.
+    /// NExT-GQA, with the times of what answers a question: the official csv, or one file of JSON.
     NextGqa = "next-gqa", next_gqa::Question, expands false;
     /// CLEVRER: several choices may be correct.
     Clevrer = "clevrer", clevrer::Scene, expands true;
@@ -130,6 +140,8 @@ formats! {
     VideoMme = "video-mme", video_mme::Question, expands false;
     /// TempCompass: multiple choice, matching of captions, yes or no.
     TempCompass = "tempcompass", tempcompass::Video, expands true;
+    /// TempCompass' captions: a model writes one, and another answers from it.
+    TempCompassCaptioning = "tempcompass-captioning", tempcompass::Captioned, expands true;
     /// MVBench: a folder with a file for each task.
     MvBench = "mvbench", mvbench::Question, expands false;
     /// LongVideoBench.
@@ -178,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_null_is_a_field_left_out() {
-        let at = At { file: Path::new("f.parquet"), key: None, record: 0 };
+        let at = At { file: Path::new("f.parquet"), key: None, record: 0, beside: &Beside::default() };
         let record = json!({"id": "a", "video": null, "question": "?", "options": null, "answer": "x", "spans": null});
         let examples = Format::Foveate.examples(record, &at).unwrap();
         assert_eq!((examples[0].media.len(), examples[0].options.len()), (0, 0));

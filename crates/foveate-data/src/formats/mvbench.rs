@@ -1,8 +1,8 @@
 //! MVBench: a folder of files, one for each task, named after it (arXiv 2311.17005;
 //! <https://huggingface.co/datasets/OpenGVLab/MVBench>). Folders of videos, and which tasks are about a part of the
 //! video, are those of <https://github.com/open-compass/VLMEvalKit/blob/01d0d52/vlmeval/dataset/MVBench.py>; the data
-//! root is the folder that the archives of videos are unpacked in. The videos of episodic reasoning are folders of 3
-//! frames a second there: made into a video each, they lie beside them (`NAME.mp4`), as that loader makes them.
+//! root is the folder that the archives of videos are unpacked in. The videos of episodic reasoning are folders of
+//! pictures, 3 a second (`data.decode.folder_fps`).
 
 use serde::Deserialize;
 
@@ -25,7 +25,6 @@ pub(super) struct Question {
 enum Part {
     Whole,
     Clip,
-    Frames,
 }
 
 /// The tasks with their folders.
@@ -48,7 +47,7 @@ const TASKS: [(&str, &str, Part); 20] = [
     ("fine_grained_pose", "nturgbd", Part::Whole),
     ("character_order", "perception/videos", Part::Whole),
     ("egocentric_navigation", "vlnqa", Part::Whole),
-    ("episodic_reasoning", "tvqa/frames_fps3_hq", Part::Frames),
+    ("episodic_reasoning", "tvqa/frames_fps3_hq", Part::Clip),
     ("counterfactual_inference", "clevrer/video_validation", Part::Whole),
 ];
 
@@ -60,15 +59,14 @@ impl Record for Question {
         let (task, folder, part) = TASKS.iter().find(|(task, ..)| *task == at.stem()).ok_or_else(unknown)?;
         let clip = match part {
             Part::Whole => None,
-            Part::Clip | Part::Frames => {
+            Part::Clip => {
                 let ends = [lenient::required("start", self.start)?, lenient::required("end", self.end)?];
                 Some(times::span("end", ends)?)
             }
         };
-        let ending = if matches!(part, Part::Frames) { ".mp4" } else { "" };
         Ok(vec![Example {
             id: at.id(),
-            media: vec![Medium::Video { path: format!("{folder}/{}{ending}", self.video).into(), clip }],
+            media: vec![Medium::Video { path: format!("{folder}/{}", self.video).into(), clip }],
             question: self.question,
             answer: choices::of_text("answer", &self.answer, &self.candidates)?,
             options: self.candidates,

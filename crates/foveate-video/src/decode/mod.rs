@@ -29,12 +29,15 @@ use std::time::{Duration, Instant};
 use ffmpeg_next as ffmpeg;
 use image::RgbImage;
 
-use crate::{DecodeLimits, Frames, Sampling, VideoError, resize_bicubic};
+use crate::{DecodeOptions, Frames, Sampling, VideoError, folder, resize_bicubic};
 use index::Timeline;
 use reader::Reader;
 use source::Source;
 
-/// Decodes the wanted frames of a video at full size.
+/// The size (width, height) that frames are brought to, by the video's size and the number of frames.
+pub(crate) type Target<'a> = dyn Fn((u32, u32), usize) -> Result<(u32, u32), VideoError> + 'a;
+
+/// Decodes the wanted frames of a video at full size. A folder of pictures is a video too ([`DecodeOptions::folder_fps`]).
 ///
 /// # Errors
 /// A [`VideoError`] that names the file: missing, not a video, no video stream, no frames, truncated, corrupt,
@@ -42,8 +45,8 @@ use source::Source;
 /// container says that it goes on after its end is truncated, whichever frames are wanted; MPEG-TS, raw streams and live
 /// recordings do not say how long they are, so that one cut between two frames passes for a shorter video. Damage is found
 /// only in what is decoded: the wanted frames and those that they refer to.
-pub fn decode(path: &Path, sampling: &Sampling, limits: &DecodeLimits) -> Result<Frames, VideoError> {
-    decode_resized(path, sampling, limits, &|size, _| Ok(size))
+pub fn decode(path: &Path, sampling: &Sampling, options: &DecodeOptions) -> Result<Frames, VideoError> {
+    decode_resized(path, sampling, options, &|size, _| Ok(size))
 }
 
 /// Decodes like [`decode`] and brings each frame, as soon as it is decoded, to the size (width, height) that
@@ -54,10 +57,13 @@ pub fn decode(path: &Path, sampling: &Sampling, limits: &DecodeLimits) -> Result
 pub fn decode_resized(
     path: &Path,
     sampling: &Sampling,
-    limits: &DecodeLimits,
-    target: &dyn Fn((u32, u32), usize) -> Result<(u32, u32), VideoError>,
+    options: &DecodeOptions,
+    target: &Target<'_>,
 ) -> Result<Frames, VideoError> {
-    let job = Job::new(path, limits)?;
+    if path.is_dir() {
+        return folder::read(path, sampling, options, target);
+    }
+    let job = Job::new(path, options)?;
     container::check_whole(path)?;
     let mut source = Source::open(&job)?;
     if let Some(timeline) = index::scan(&job, &mut source)? {
@@ -85,16 +91,16 @@ pub(crate) fn quiet_ffmpeg() -> Result<(), ffmpeg::Error> {
 /// One file, its bounds, and its errors.
 struct Job {
     path: PathBuf,
-    limits: DecodeLimits,
+    options: DecodeOptions,
     deadline: Instant,
 }
 
 impl Job {
-    fn new(path: &Path, limits: &DecodeLimits) -> Result<Self, VideoError> {
-        let job = |deadline| Self { path: path.to_owned(), limits: *limits, deadline };
+    fn new(path: &Path, options: &DecodeOptions) -> Result<Self, VideoError> {
+        let job = |deadline| Self { path: path.to_owned(), options: *options, deadline };
         let now = Instant::now();
-        let allowed = Duration::try_from_secs_f64(limits.seconds).map_err(|_| VideoError::Sampling {
-            reason: format!("expected a time limit, found {} s", limits.seconds),
+        let allowed = Duration::try_from_secs_f64(options.seconds).map_err(|_| VideoError::Sampling {
+            reason: format!("expected a time limit, found {} s", options.seconds),
         })?;
         let job = job(now.checked_add(allowed).unwrap_or(now + Duration::from_secs(u32::MAX.into())));
         quiet_ffmpeg().map_err(|e| job.unsupported(format!("FFmpeg does not start: {e}")))?;
@@ -106,7 +112,7 @@ impl Job {
     }
 
     fn too_slow(&self) -> VideoError {
-        VideoError::TooSlow { path: self.path.clone(), limit: self.limits.seconds }
+        VideoError::TooSlow { path: self.path.clone(), limit: self.options.seconds }
     }
 
     fn corrupt(&self, seconds: f64, found: String) -> VideoError {
@@ -124,13 +130,13 @@ impl Job {
         const DECODER_BYTES: u64 = 4;
         let kept = 3 * u64::from(w) * u64::from(h) * frames as u64;
         let needed = kept + DECODER_PICTURES * DECODER_BYTES * u64::from(source.0) * u64::from(source.1);
-        if needed <= self.limits.bytes {
+        if needed <= self.options.bytes {
             return Ok(());
         }
         Err(VideoError::TooLarge {
             path: self.path.clone(),
             needed,
-            limit: self.limits.bytes,
+            limit: self.options.bytes,
             found: format!("{frames} frames of {w} x {h} from {} x {}", source.0, source.1),
         })
     }
@@ -140,7 +146,7 @@ impl Job {
 struct Request<'a> {
     job: &'a Job,
     sampling: &'a Sampling,
-    target: &'a dyn Fn((u32, u32), usize) -> Result<(u32, u32), VideoError>,
+    target: &'a Target<'a>,
     timeline: &'a Timeline,
 }
 

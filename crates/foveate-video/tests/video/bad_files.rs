@@ -3,10 +3,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use crate::clips::{H264, clip, ffmpeg, sound_and};
-use foveate_video::{DecodeLimits, Sampling, VideoError, decode};
+use foveate_video::{DecodeOptions, Sampling, VideoError, decode};
 
 fn failure(path: &Path) -> VideoError {
-    let error = decode(path, &Sampling::Uniform { frames: 8 }, &DecodeLimits::default()).map(|f| f.total_frames);
+    let error = decode(path, &Sampling::Uniform { frames: 8 }, &DecodeOptions::default()).map(|f| f.total_frames);
     let error = error.expect_err("the file is bad");
     assert!(error.to_string().contains(path.to_str().unwrap()), "{error} names the file");
     error
@@ -121,7 +121,8 @@ fn limits_on_time_and_memory_hold() {
     let dir = tempfile::tempdir().unwrap();
     let path = clip(dir.path(), "a.mp4", "640x480", 100, H264);
     let limited = |seconds, bytes| {
-        decode(&path, &Sampling::Uniform { frames: 100 }, &DecodeLimits { seconds, bytes }).map(|f| f.total_frames)
+        decode(&path, &Sampling::Uniform { frames: 100 }, &DecodeOptions { seconds, bytes, ..DecodeOptions::default() })
+            .map(|f| f.total_frames)
     };
     assert!(matches!(limited(0.0, 1 << 30), Err(VideoError::TooSlow { .. })));
     let error = limited(60.0, 100_000_000).unwrap_err();
@@ -135,7 +136,7 @@ fn frames_that_are_not_there_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = clip(dir.path(), "a.mp4", "64x48", 10, H264);
     for sampling in [Sampling::Indices(vec![10]), Sampling::Times(vec![0.5]), Sampling::Uniform { frames: 0 }] {
-        let error = decode(&path, &sampling, &DecodeLimits::default()).map(|f| f.indices).unwrap_err();
+        let error = decode(&path, &sampling, &DecodeOptions::default()).map(|f| f.indices).unwrap_err();
         assert!(matches!(error, VideoError::Sampling { .. }), "{error:?}");
     }
 }

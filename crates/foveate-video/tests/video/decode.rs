@@ -3,10 +3,10 @@ use std::path::Path;
 
 use crate::clips::{H264, clip, ffmpeg, reference, sound_and};
 use crate::largest_difference;
-use foveate_video::{DecodeLimits, Frames, Sampling, decode};
+use foveate_video::{DecodeOptions, Frames, Sampling, decode};
 
 fn read(path: &Path, sampling: Sampling) -> Frames {
-    decode(path, &sampling, &DecodeLimits::default()).unwrap_or_else(|e| panic!("{e}"))
+    decode(path, &sampling, &DecodeOptions::default()).unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// Decodes all frames at once, a few spread ones, and some single ones: each must equal the program's byte for byte.

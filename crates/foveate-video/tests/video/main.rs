@@ -7,6 +7,8 @@ mod bad_files;
 mod clips;
 #[cfg(feature = "decode")]
 mod decode;
+#[cfg(feature = "decode")]
+mod folder;
 mod goldens;
 #[cfg(feature = "decode")]
 mod scenes;

@@ -6,7 +6,7 @@ use foveate_video::scenes::{
     Colour, Event, FRAMES, GRIDS, Kind, KindWeights, SIDE, Scene, SceneRecord, SceneSpec, Split, State, vocabulary,
     write, write_lookup,
 };
-use foveate_video::{DecodeLimits, ImageProcessor, PixelBudget, Sampling};
+use foveate_video::{DecodeOptions, ImageProcessor, PixelBudget, Sampling};
 
 fn spec(split: Split, count: usize) -> SceneSpec {
     SceneSpec { seed: 5, count, split, kinds: KindWeights::default() }
@@ -224,7 +224,7 @@ fn written_scenes_decode_and_colours_survive() {
         assert_eq!((&record.id, &record.question, &record.answer), (&scene.id, &scene.question, &scene.answer));
         let path = dir.path().join(record.video.as_ref().unwrap());
         let frames = tiny()
-            .decode_video(&path, &Sampling::Uniform { frames: FRAMES }, &budget, &DecodeLimits::default())
+            .decode_video(&path, &Sampling::Uniform { frames: FRAMES }, &budget, &DecodeOptions::default())
             .unwrap();
         assert_eq!((frames.total_frames, frames.duration), (FRAMES, 2.0));
         assert_eq!(frames.images[0].dimensions(), (32, 32));

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use foveate_data::{Format, Records};
 use foveate_policy::AttentionMode;
-use foveate_video::{DecodeLimits, PixelBudget, Sampling, TimeScale};
+use foveate_video::{DecodeOptions, PixelBudget, Sampling, TimeScale};
 use serde::{Deserialize, Serialize};
 
 use crate::error::UserContext;
@@ -98,8 +98,8 @@ pub struct DataTable {
     pub cache: Option<PathBuf>,
     /// MiB of sampled frames that are kept in memory for videos that come up again; 0: every video is read each time.
     pub memory_mib: usize,
-    /// Bounds on the decoding of one video.
-    pub decode: DecodeLimits,
+    /// How a video is decoded.
+    pub decode: DecodeOptions,
     /// Examples prepared ahead of the step; 0: twice `rollout.prompts_per_step`.
     pub prefetch: usize,
     /// Threads that prepare examples; 0: all cores but one.
@@ -122,7 +122,7 @@ impl Default for DataTable {
             time_scale: TimeScale::True,
             cache: None,
             memory_mib: 1024,
-            decode: DecodeLimits::default(),
+            decode: DecodeOptions::default(),
             prefetch: 0,
             threads: 0,
         }

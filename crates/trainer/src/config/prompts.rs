@@ -15,7 +15,7 @@ macro_rules! files {
     };
 }
 
-files!("appo" "appo-grounding" "tw-grpo" "refocus" "think-aloud" "describe" "plain" "question" "scenes");
+files!("appo" "appo-grounding" "tw-grpo" "refocus" "think-aloud" "when" "subtitles" "describe" "plain" "question" "scenes");
 
 /// The prompt of this name, or of this file; `setting` is for messages.
 ///
@@ -56,7 +56,11 @@ mod tests {
     #[test]
     fn the_papers_prompts_are_theirs_to_the_letter() {
         let said = |name: &str| {
-            prompts("data.prompt", name).unwrap().fill(&example(), Seen { duration: 12.5, frames: 16 }).unwrap().user
+            prompts("data.prompt", name)
+                .unwrap()
+                .fill(&example(), Seen { duration: 12.5, times: &[0.0; 16] })
+                .unwrap()
+                .user
         };
         assert_eq!(
             said("appo"),

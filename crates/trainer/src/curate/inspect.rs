@@ -9,8 +9,8 @@ use serde::Serialize;
 
 use super::{probe, records, rewrite, words};
 use crate::cli::InspectArgs;
-use crate::error::{one_line, user_error};
-use crate::run::{Progress, write_json};
+use crate::error::user_error;
+use crate::run::write_json;
 
 /// What was found.
 #[derive(Debug, Default, Serialize)]
@@ -22,6 +22,8 @@ struct Report {
     problem_type: BTreeMap<String, usize>,
     duration: BTreeMap<String, usize>,
     media: BTreeMap<&'static str, usize>,
+    /// Examples whose subtitles are there.
+    subtitles: usize,
     /// Words of question and options.
     words: Range,
     options: Range,
@@ -74,7 +76,7 @@ pub fn run(args: &InspectArgs) -> Result<()> {
         Ok(())
     })?;
     if args.probe {
-        report.probe(known.into_iter().filter_map(|(path, there)| there.then_some(path)).collect());
+        report.probe(known.into_iter().filter_map(|(path, there)| there.then_some(path)).collect())?;
     }
     print!("{}", report.table());
     if let Some(path) = &args.output {
@@ -98,13 +100,14 @@ impl Report {
         }
         self.words.add(words(example) as f64);
         self.options.add(example.options.len() as f64);
+        self.subtitles += usize::from(example.subtitles.as_ref().is_some_and(|file| file.path.is_file()));
         for medium in &example.media {
             let kind = if matches!(medium, Medium::Video { .. }) { "video" } else { "image" };
             *self.media.entry(kind).or_default() += 1;
             let there = match known.get(medium.path()) {
                 Some(there) => *there,
                 None => {
-                    let there = medium.path().is_file();
+                    let there = medium.path().exists();
                     known.insert(medium.path().to_owned(), there);
                     if !there && self.missing.len() < NAMED {
                         self.missing.push(medium.path().to_owned());
@@ -117,22 +120,17 @@ impl Report {
     }
 
     /// Opens every file and decodes a frame of it.
-    fn probe(&mut self, paths: Vec<PathBuf>) {
-        let mut progress = Progress::start(0, paths.len() as u64);
-        for (number, path) in (1..).zip(paths) {
-            match probe::seconds(&path) {
-                Ok(Some(seconds)) => self.seconds.get_or_insert_default().add(seconds),
-                Ok(None) => {}
-                Err(error) => {
-                    self.unreadable_count += 1;
-                    if self.unreadable.len() < NAMED {
-                        self.unreadable.push(one_line(&error));
-                    }
+    fn probe(&mut self, paths: Vec<PathBuf>) -> Result<()> {
+        probe::each(paths, |found| match found {
+            Ok(Some(seconds)) => self.seconds.get_or_insert_default().add(seconds),
+            Ok(None) => {}
+            Err(error) => {
+                self.unreadable_count += 1;
+                if self.unreadable.len() < NAMED {
+                    self.unreadable.push(error);
                 }
             }
-            progress.at(number, "media opened");
-        }
-        progress.finish();
+        })
     }
 
     fn table(&self) -> String {
@@ -147,6 +145,9 @@ impl Report {
             rows.extend(counts.iter().map(|(value, count)| (format!("{name} {value}"), count.to_string())));
         }
         rows.extend(self.media.iter().map(|(kind, count)| (format!("{kind}s"), count.to_string())));
+        if self.subtitles > 0 {
+            rows.push(("with subtitles".into(), self.subtitles.to_string()));
+        }
         let range = |range: &Range| format!("{:.1} ({:.0} to {:.0})", range.mean, range.min, range.max);
         rows.push(("words, mean (range)".into(), range(&self.words)));
         rows.push(("options, mean (range)".into(), range(&self.options)));

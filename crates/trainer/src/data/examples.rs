@@ -212,7 +212,7 @@ impl Preparer {
 }
 
 /// What a prompt may tell of the first video: its length and frames, or those of the part that is shown.
-fn seen(example: &Example, media: &[Media]) -> Seen {
+fn seen<'a>(example: &Example, media: &'a [Media]) -> Seen<'a> {
     let clips = example.media.iter().filter_map(|medium| match medium {
         Medium::Video { clip, .. } => Some(*clip),
         Medium::Image(_) => None,
@@ -225,7 +225,7 @@ fn seen(example: &Example, media: &[Media]) -> Seen {
     first.map_or(Seen::default(), |(patches, clip)| {
         let whole = patches.duration;
         let duration = clip.map_or(whole, |[start, end]| (end.min(whole) - start).max(0.0));
-        Seen { duration, frames: patches.times.len() }
+        Seen { duration, times: &patches.times }
     })
 }
 
@@ -258,7 +258,10 @@ impl Source for Examples {
         let mut example = self.records.get(record)?;
         match self.ablation {
             Some(Ablation::Blind) => example.media.clear(),
-            Some(Ablation::OtherVideo) => example.media = self.other_media(record, &example)?,
+            Some(Ablation::OtherVideo) => {
+                example.media = self.other_media(record, &example)?;
+                example.subtitles = None; // they belong to its own
+            }
             Some(Ablation::Shuffle | Ablation::FirstFrame) | None => {}
         }
         if let Some(described) = &self.described {

@@ -26,7 +26,7 @@ pub struct MediaReader {
     budget: PixelBudget,
     time_scale: TimeScale,
     #[cfg(feature = "decode")]
-    limits: foveate_video::DecodeLimits,
+    decode: foveate_video::DecodeOptions,
     cache: Option<FrameCache>,
     memory: Arc<FrameMemory>,
 }
@@ -70,7 +70,7 @@ impl MediaReader {
             budget: view.pixels.budget(),
             time_scale: data.time_scale,
             #[cfg(feature = "decode")]
-            limits: data.decode,
+            decode: data.decode,
             cache: data.cache.as_deref().map(FrameCache::open),
             memory: Arc::new(FrameMemory::new(data.memory_mib << 20)),
         })
@@ -152,7 +152,7 @@ impl MediaReader {
             let scale = (SHOWN_SIDE / f64::from(width.max(height))).min(1.0);
             Ok([width, height].map(|side| (f64::from(side) * scale).round().max(1.0) as u32).into())
         };
-        match foveate_video::decode_resized(path, &self.sampling(clip), &self.limits, &small) {
+        match foveate_video::decode_resized(path, &self.sampling(clip), &self.decode, &small) {
             Ok(frames) => Ok(frames),
             Err(error) => self.cached(path, clip)?.ok_or(error.into()),
         }
@@ -212,7 +212,7 @@ impl MediaReader {
 
     #[cfg(feature = "decode")]
     fn decode(&self, path: &Path, clip: Clip) -> Result<Frames> {
-        Ok(self.processor.decode_video(path, &self.sampling(clip), &self.budget, &self.limits)?)
+        Ok(self.processor.decode_video(path, &self.sampling(clip), &self.budget, &self.decode)?)
     }
 
     #[cfg(not(feature = "decode"))]

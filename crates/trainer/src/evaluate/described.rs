@@ -1,17 +1,19 @@
 //! Perception and reasoning apart: one model says what it sees, another answers from its words alone (APPO,
 //! arXiv 2602.23823, figure 2).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use foveate_reward::RubricConfig;
 
-use super::{Begun, sit};
+use super::{Begun, said};
 use crate::answer::{Candidate, Exam};
 use crate::cli::EvalArgs;
 use crate::config::{Config, prompts};
 use crate::error::{existing, user_error};
+use crate::eval::Item;
+use crate::run::write_lines;
 
 /// Has the model of `--describe-with` say what the media of every example show, kept in `file`: the words by the example's
 /// name. `None` if it was stopped meanwhile.
@@ -31,12 +33,21 @@ pub(super) fn describe(
     let mut config = config.clone();
     config.data.prompt = args.describe_prompt.clone();
     config.eval.max_new_tokens = args.describe_tokens as usize;
-    // Nobody is to judge a description.
+    // A description is not judged: what these scorers say of it is not kept.
     config.reward = RubricConfig::default();
     distinct(&config, exam)?;
     let candidate = Candidate::load(describer, &config)?;
-    let items = sit(&candidate.examinee(describer, &config), exam, file, kept)?;
-    Ok(items.map(|items| items.into_iter().map(|item| (item.id, item.completion)).collect()))
+    let Some(items) = said(&candidate.examinee(describer, &config), exam, file, kept)? else { return Ok(None) };
+    let unjudged = |item: Item| Item {
+        given: String::new(),
+        accuracy: f32::NAN,
+        reward: f32::NAN,
+        scores: BTreeMap::new(),
+        ..item
+    };
+    let items: Vec<Item> = items.into_iter().map(unjudged).collect();
+    write_lines(file, &items)?;
+    Ok(Some(items.into_iter().map(|item| (item.id, item.completion)).collect()))
 }
 
 /// An error if two of the examples have one name, so that words could be taken for those of another.

@@ -9,12 +9,13 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use foveate_data::Format;
 
 use crate::answer::{Candidate, Exam, Examinee, answered};
 use crate::cli::{Ablation, EvalArgs};
 use crate::config::{Config, resolve_plain};
 use crate::data::Asked;
-use crate::error::{UserContext, existing};
+use crate::error::{UserContext, existing, user_error};
 use crate::eval::{Item, event, read_items, table};
 use crate::run::{Stop, write_lines};
 use begun::Begun;
@@ -43,6 +44,11 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     let file = file.context("which examples? name them by --data or data.test").user()?.to_owned();
     existing("--data", &file)?;
     println!("{}", protocol(&config));
+    if args.describe_with.is_none() && config.data.test_format == Some(Format::TempCompassCaptioning) {
+        return Err(user_error(
+            "tempcompass-captioning: whose captions? name the model that writes them by --describe-with",
+        ));
+    }
     let stop = Stop::listen()?;
     let asked = Asked::whole(&file);
     let exam = Exam { asked, stop: &stop };
@@ -82,6 +88,15 @@ pub fn run(args: &EvalArgs) -> Result<()> {
 /// Answers the file, from where an earlier evaluation was stopped; `None` if this one is stopped too. What it goes on from
 /// is added to `kept`, to be removed once all that was asked is done.
 fn sit(examinee: &Examinee<'_>, exam: &Exam<'_>, output: &Path, kept: &mut Vec<Begun>) -> Result<Option<Vec<Item>>> {
+    let items = said(examinee, exam, output, kept)?;
+    if let Some(items) = &items {
+        write_lines(output, items)?;
+    }
+    Ok(items)
+}
+
+/// The same, not yet written to `output`.
+fn said(examinee: &Examinee<'_>, exam: &Exam<'_>, output: &Path, kept: &mut Vec<Begun>) -> Result<Option<Vec<Item>>> {
     let mut begun = Begun::open(&appended(output, ".partial"), &asked(examinee, exam)?)?;
     let answers = examinee.answer(exam, &mut begun, &answered())?;
     kept.push(begun);
@@ -92,7 +107,6 @@ fn sit(examinee: &Examinee<'_>, exam: &Exam<'_>, output: &Path, kept: &mut Vec<B
     if answers.bad > 0 {
         println!("{} examples could not be read and are left out", answers.bad);
     }
-    write_lines(output, &answers.items)?;
     Ok(Some(answers.items))
 }
 

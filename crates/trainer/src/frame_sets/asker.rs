@@ -43,7 +43,8 @@ impl FrameAsker {
         let mut set = set.to_vec();
         set.sort_unstable();
         let frames: Vec<Media> = set.iter().map(|frame| framed.frames[*frame].clone()).collect();
-        let shown = foveate_data::Seen { duration: framed.duration, frames: frames.len() };
+        let times: Vec<f64> = set.iter().map(|frame| framed.times[*frame]).collect();
+        let shown = foveate_data::Seen { duration: framed.duration, times: &times };
         let turn = self.prompts.fill(&framed.example, shown)?;
         let mut content = Vec::new();
         let (label, end) = (&self.table.frame_label, if self.table.frame_label.is_empty() { "" } else { "\n" });

@@ -106,7 +106,7 @@ impl Picker {
     /// # Errors
     /// The prompt does not fit the example, or there are more positions than the backbone was made for.
     pub fn candidates(&self, framed: &Framed) -> Result<Candidates> {
-        let seen = Seen { duration: framed.duration, frames: framed.frames.len() };
+        let seen = Seen { duration: framed.duration, times: &framed.times };
         let turn = self.prompts.fill(&framed.example, seen)?;
         let frames: Vec<_> = framed.frames.iter().map(Media::patches).collect();
         Ok(self.selector.candidates(&frames, turn.system.as_deref().unwrap_or_default(), &turn.user)?)

@@ -49,7 +49,11 @@ pub fn run(args: &PrepareArgs) -> Result<()> {
         }
         decoded += batch.examples.iter().sum::<usize>();
         if let Some(most) = args.max_gib {
-            let held = cache.bytes()? as f64 / GIB;
+            let held = || Ok::<f64, anyhow::Error>(cache.bytes()? as f64 / GIB);
+            if held()? > most {
+                cache.prune()?;
+            }
+            let held = held()?;
             if held > most {
                 let done = loader.state().position;
                 return Err(user_error(format!(

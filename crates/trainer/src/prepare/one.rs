@@ -53,7 +53,7 @@ pub(super) fn run(args: &PrepareArgs, video: &Path) -> Result<()> {
 
 #[cfg(feature = "decode")]
 fn decode(processor: &ImageProcessor, video: &Path, sampling: &Sampling, budget: &PixelBudget) -> Result<Frames> {
-    Ok(processor.decode_video(video, sampling, budget, &foveate_video::DecodeLimits::default())?)
+    Ok(processor.decode_video(video, sampling, budget, &foveate_video::DecodeOptions::default())?)
 }
 
 #[cfg(not(feature = "decode"))]

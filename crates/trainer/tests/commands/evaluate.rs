@@ -130,6 +130,7 @@ fn one_model_may_answer_from_the_words_of_another() {
     assert_eq!(words.len(), items.len());
     for (described, item) in words.iter().zip(&items) {
         assert_eq!(described["id"], item["id"]);
+        assert!(described["accuracy"].is_null() && item["accuracy"].is_number());
         assert_eq!((&described["media_tokens"], &item["media_tokens"]), (&json!([32]), &json!([])));
         assert!(described["length"].as_u64().unwrap() <= 8 && item["prompt_tokens"].as_u64().unwrap() > 0);
     }

@@ -6,6 +6,7 @@ mod algorithms;
 mod analyze;
 mod attention;
 mod bench;
+mod benchmarks;
 mod compare;
 mod curate;
 mod curve;

@@ -1,0 +1,370 @@
+//! Prepared frames on disk, so that a video is decoded once, or on another machine.
+
+mod entry;
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use serde::{Deserialize, Serialize};
+
+use crate::files::write_atomic;
+use crate::{Frames, PixelBudget, Sampling, VideoError, folder};
+
+/// Changes when decoding or resizing changes what the frames are, so that old entries are not found again.
+const VERSION: u32 = 3;
+
+/// Where the notes lie.
+const NOTES: &str = "names";
+
+/// A video by its name, and what its frames depend on beside its contents: the sampling, the pixel budget and the
+/// processor's factor.
+///
+/// The name is the path within the data, the same on every machine; the file itself need not be there.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct CacheKey {
+    name: String,
+    settings: String,
+}
+
+#[derive(Serialize)]
+struct Settings<'a> {
+    version: u32,
+    sampling: &'a Sampling,
+    budget: &'a PixelBudget,
+    factor: usize,
+}
+
+impl CacheKey {
+    /// The key of the video called `name` under these settings.
+    ///
+    /// # Errors
+    /// [`VideoError::BadFile`] for settings that cannot be written down.
+    pub fn new(name: &Path, sampling: &Sampling, budget: &PixelBudget, factor: usize) -> Result<Self, VideoError> {
+        let settings = serde_json::to_vec(&Settings { version: VERSION, sampling, budget, factor })
+            .map_err(|e| VideoError::BadFile { path: name.to_owned(), reason: e.to_string() })?;
+        let settings = blake3::hash(&settings).to_hex()[..32].to_owned();
+        Ok(Self { name: name.to_string_lossy().into_owned(), settings })
+    }
+}
+
+/// A directory of prepared frames, found by what is in the video: one safetensors file per contents and settings with
+/// `frames` u8 `[N, H, W, 3]`, `indices` i64 `[N]`, `times` f64 `[N]`, `video` f64 `[2]` (total frames, duration in
+/// seconds), and `seal` u8 `[32]`, which tells damage to any byte. A note for each video says what its contents were, so
+/// that its frames are found where the video is not, and without reading it where it has not changed.
+#[derive(Debug, Clone)]
+pub struct FrameCache {
+    dir: PathBuf,
+}
+
+/// What is known of the video of a name.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Note {
+    name: String,
+    /// The file, as it was found where its frames were prepared.
+    file: PathBuf,
+    bytes: u64,
+    /// When it was last changed, nanoseconds since 1970.
+    changed: i64,
+    /// BLAKE3 of its contents.
+    hash: String,
+}
+
+impl FrameCache {
+    /// A cache in `dir`, which is made when first written to.
+    pub fn open(dir: &Path) -> Self {
+        Self { dir: dir.to_owned() }
+    }
+
+    /// The frames of a video, or `None` if there are none. Where the file `video` is there, they are those of its contents,
+    /// whatever it was called when they were prepared; where it is not, those of the video that had this name.
+    ///
+    /// # Errors
+    /// [`VideoError::BadFile`] if the entry is damaged; [`VideoError::Io`] if entry or video cannot be read.
+    pub fn get(&self, key: &CacheKey, video: &Path) -> Result<Option<Frames>, VideoError> {
+        let note = self.note(key)?;
+        let hash = if video.exists() {
+            let (bytes, changed) = facts(video)?;
+            match note {
+                Some(note) if (note.bytes, note.changed) == (bytes, changed) => note.hash,
+                _ => hash(video)?,
+            }
+        } else {
+            let Some(note) = note else { return Ok(None) };
+            note.hash
+        };
+        let path = self.entry(&hash, key);
+        match fs::read(&path) {
+            Ok(bytes) => entry::parse(&bytes).map(Some).map_err(|reason| VideoError::BadFile { path, reason }),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(VideoError::io(&path, e)),
+        }
+    }
+
+    /// Keeps frames of one size, which are from the file `video`.
+    ///
+    /// # Errors
+    /// [`VideoError::Picture`] for no frames or several sizes; [`VideoError::BadFile`] if another file of that name with other
+    /// contents is noted, since a machine without the videos could not tell them apart; [`VideoError::Io`] if the disk
+    /// refuses.
+    pub fn put(&self, key: &CacheKey, video: &Path, frames: &Frames) -> Result<(), VideoError> {
+        let (bytes, changed) = facts(video)?;
+        let file = std::path::absolute(video).map_err(|e| VideoError::io(video, e))?;
+        let note = Note { name: key.name.clone(), file, bytes, changed, hash: hash(video)? };
+        let path = self.note_path(key);
+        // A damaged note is written anew.
+        let known = self.note(key).ok().flatten();
+        if let Some(known) = known.as_ref().filter(|known| known.hash != note.hash && known.file != note.file) {
+            let reason = format!(
+                "{} is noted under the name of {}, and is another video; remove it, or prepare into a folder of its own",
+                known.file.display(),
+                video.display()
+            );
+            return Err(VideoError::BadFile { path, reason });
+        }
+        let entry = entry::serialise(frames).map_err(|reason| VideoError::Picture { reason })?;
+        // The note first: what is noted is not pruned.
+        if known.as_ref() != Some(&note) {
+            let text = serde_json::to_vec(&note)
+                .map_err(|e| VideoError::BadFile { path: path.clone(), reason: e.to_string() })?;
+            write_atomic(&path, &text)?;
+        }
+        write_atomic(&self.entry(&note.hash, key), &entry)
+    }
+
+    /// Bytes of all entries on disk.
+    ///
+    /// # Errors
+    /// [`VideoError::Io`] if a folder cannot be read.
+    pub fn bytes(&self) -> Result<u64, VideoError> {
+        Ok(self.entries()?.into_iter().map(|(_, bytes)| bytes).sum())
+    }
+
+    /// Removes the entries of contents that no video is noted to have any more, and those of earlier versions.
+    ///
+    /// # Errors
+    /// [`VideoError::Io`] if a folder cannot be read or a file not be removed.
+    pub fn prune(&self) -> Result<(), VideoError> {
+        let mut noted = HashSet::new();
+        for folder in listed(&self.dir.join(NOTES))? {
+            for path in listed(&folder)? {
+                noted.extend(read_note(&path).ok().flatten().map(|note| note.hash));
+            }
+        }
+        for (path, _) in self.entries()? {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if !name.split_once('-').is_some_and(|(hash, _)| noted.contains(hash)) {
+                fs::remove_file(&path).map_err(|e| VideoError::io(&path, e))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// All entries with their bytes.
+    fn entries(&self) -> Result<Vec<(PathBuf, u64)>, VideoError> {
+        let is_ours = |folder: &PathBuf| {
+            let name = folder.file_name().unwrap_or_default().to_string_lossy();
+            name.len() == 2 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+        };
+        let mut entries = Vec::new();
+        for folder in listed(&self.dir)?.iter().filter(|folder| is_ours(folder)) {
+            for path in listed(folder)?.into_iter().filter(|path| path.extension().is_some_and(|end| end == ENDING)) {
+                // It may be gone since, or renamed.
+                if let Ok(facts) = fs::metadata(&path) {
+                    entries.push((path, facts.len()));
+                }
+            }
+        }
+        Ok(entries)
+    }
+
+    fn note(&self, key: &CacheKey) -> Result<Option<Note>, VideoError> {
+        read_note(&self.note_path(key))
+    }
+
+    fn note_path(&self, key: &CacheKey) -> PathBuf {
+        let name = blake3::hash(key.name.as_bytes()).to_hex();
+        self.dir.join(NOTES).join(&name[..2]).join(format!("{name}.json"))
+    }
+
+    /// Where the frames of these contents lie; two letters as a folder keep directories small.
+    fn entry(&self, hash: &str, key: &CacheKey) -> PathBuf {
+        let folder = hash.get(..2).unwrap_or_default();
+        self.dir.join(folder).join(format!("{hash}-{}.{ENDING}", key.settings))
+    }
+}
+
+/// What the names of entries end in.
+const ENDING: &str = "safetensors";
+
+/// The paths in a folder; none if it is not there.
+fn listed(folder: &Path) -> Result<Vec<PathBuf>, VideoError> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(VideoError::io(folder, e)),
+    };
+    entries.map(|entry| Ok(entry?.path())).collect::<Result<_, _>>().map_err(|e| VideoError::io(folder, e))
+}
+
+fn read_note(path: &Path) -> Result<Option<Note>, VideoError> {
+    match fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|e| VideoError::BadFile { path: path.to_owned(), reason: e.to_string() }),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(VideoError::io(path, e)),
+    }
+}
+
+/// Length of a video in bytes, and when it was last changed, nanoseconds since 1970.
+fn facts(video: &Path) -> Result<(u64, i64), VideoError> {
+    let facts = fs::metadata(video).map_err(|e| VideoError::io(video, e))?;
+    let modified = facts.modified().map_err(|e| VideoError::io(video, e))?;
+    Ok((facts.len(), modified.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i64)))
+}
+
+/// BLAKE3 of a video's contents: of its file, or of the names and contents of its pictures if it is a folder.
+fn hash(video: &Path) -> Result<String, VideoError> {
+    let mut hasher = blake3::Hasher::new();
+    let mut add = |path: &Path| {
+        let file = fs::File::open(path).map_err(|e| VideoError::io(path, e))?;
+        hasher.update_reader(file).map(drop).map_err(|e| VideoError::io(path, e))
+    };
+    if video.is_dir() {
+        for picture in folder::pictures(video)? {
+            add(&picture)?;
+        }
+    } else {
+        add(video)?;
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use image::RgbImage;
+
+    use super::*;
+
+    fn frames() -> Frames {
+        Frames {
+            images: (0..3).map(|f| RgbImage::from_fn(4, 2, |x, y| image::Rgb([f, x as u8, y as u8]))).collect(),
+            indices: vec![0, 5, 9],
+            times: vec![0.0, 0.1 + 0.2, 1.0 / 3.0],
+            total_frames: 10,
+            duration: 1.1,
+        }
+    }
+
+    fn key(name: &str, frames: usize) -> CacheKey {
+        let budget = PixelBudget { min_pixels: 1, max_pixels: 2, total_pixels: None };
+        CacheKey::new(Path::new(name), &Sampling::Uniform { frames }, &budget, 28).unwrap()
+    }
+
+    /// A cache that holds `frames` of the video `a.mp4` beside it.
+    fn filled() -> (tempfile::TempDir, FrameCache, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let (cache, video) = (FrameCache::open(&dir.path().join("cache")), dir.path().join("a.mp4"));
+        write_atomic(&video, b"video").unwrap();
+        assert_eq!(cache.get(&key("a.mp4", 3), &video).unwrap(), None);
+        cache.put(&key("a.mp4", 3), &video, &frames()).unwrap();
+        (dir, cache, video)
+    }
+
+    fn touch(video: &Path, seconds: u64) {
+        let file = fs::OpenOptions::new().write(true).open(video).unwrap();
+        file.set_modified(UNIX_EPOCH + std::time::Duration::from_secs(seconds)).unwrap();
+    }
+
+    #[test]
+    fn what_is_put_comes_back_exactly_with_and_without_the_video() {
+        let (_dir, cache, video) = filled();
+        assert_eq!(cache.get(&key("a.mp4", 3), &video).unwrap(), Some(frames()));
+        fs::remove_file(&video).unwrap();
+        assert_eq!(cache.get(&key("a.mp4", 3), &video).unwrap(), Some(frames()));
+    }
+
+    #[test]
+    fn keys_follow_the_name_and_the_settings() {
+        assert_eq!(key("a.mp4", 3), key("a.mp4", 3));
+        assert_ne!(key("a.mp4", 3), key("b.mp4", 3));
+        assert_ne!(key("a.mp4", 3), key("a.mp4", 4));
+    }
+
+    #[test]
+    fn a_touched_or_renamed_video_is_the_same_and_a_changed_one_is_another() {
+        let (dir, cache, video) = filled();
+        touch(&video, 5);
+        assert_eq!(cache.get(&key("a.mp4", 3), &video).unwrap(), Some(frames()));
+        let renamed = dir.path().join("b.mp4");
+        fs::rename(&video, &renamed).unwrap();
+        assert_eq!(cache.get(&key("b.mp4", 3), &renamed).unwrap(), Some(frames()));
+        assert_eq!(cache.get(&key("c.mp4", 3), &dir.path().join("c.mp4")).unwrap(), None);
+
+        write_atomic(&video, b"another").unwrap();
+        assert_eq!(cache.get(&key("a.mp4", 3), &video).unwrap(), None);
+        let other = Frames { duration: 2.0, ..frames() };
+        cache.put(&key("a.mp4", 3), &video, &other).unwrap();
+        fs::remove_file(&video).unwrap();
+        assert_eq!(cache.get(&key("a.mp4", 3), &video).unwrap(), Some(other));
+        assert_eq!(cache.get(&key("b.mp4", 3), &renamed).unwrap(), Some(frames()));
+    }
+
+    #[test]
+    fn another_video_of_the_same_name_is_refused() {
+        let (dir, cache, _) = filled();
+        let other = dir.path().join("elsewhere/a.mp4");
+        write_atomic(&other, b"another").unwrap();
+        let refused = cache.put(&key("a.mp4", 3), &other, &frames()).unwrap_err().to_string();
+        assert!(refused.contains("is another video") && refused.contains("elsewhere/a.mp4"), "{refused}");
+        assert_eq!(cache.get(&key("a.mp4", 3), &other).unwrap(), None);
+        write_atomic(&other, b"video").unwrap();
+        assert_eq!(cache.get(&key("a.mp4", 3), &other).unwrap(), Some(frames()));
+    }
+
+    #[test]
+    fn pruning_leaves_what_is_noted() {
+        let (_dir, cache, video) = filled();
+        let kept = cache.bytes().unwrap();
+        assert!(kept > 0);
+        write_atomic(&video, b"other").unwrap();
+        cache.put(&key("a.mp4", 3), &video, &frames()).unwrap();
+        let (old, foreign) = (cache.dir.join("ab/abcd.safetensors"), cache.dir.join("models/abcd.safetensors"));
+        write_atomic(&old, b"earlier").unwrap();
+        write_atomic(&foreign, b"not ours").unwrap();
+        assert_eq!(cache.bytes().unwrap(), 2 * kept + 7);
+        cache.prune().unwrap();
+        assert_eq!(cache.bytes().unwrap(), kept);
+        assert_eq!(cache.get(&key("a.mp4", 3), &video).unwrap(), Some(frames()));
+        assert!(foreign.exists() && !old.exists());
+    }
+
+    #[test]
+    fn damage_to_any_byte_is_noticed_and_mended_by_putting_the_frames_again() {
+        let (_dir, cache, video) = filled();
+        let path = cache.entries().unwrap().remove(0).0;
+        let bytes = fs::read(&path).unwrap();
+        let noticed = |damaged: &[u8]| {
+            write_atomic(&path, damaged).unwrap();
+            let error = cache.get(&key("a.mp4", 3), &video).unwrap_err().to_string();
+            assert!(error.contains(path.to_str().unwrap()), "{error}");
+        };
+        noticed(&bytes[..bytes.len() - 5]);
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 4;
+            noticed(&damaged);
+        }
+        cache.put(&key("a.mp4", 3), &video, &frames()).unwrap();
+        assert_eq!(cache.get(&key("a.mp4", 3), &video).unwrap(), Some(frames()));
+        assert_eq!(cache.bytes().unwrap(), bytes.len() as u64);
+        let note = cache.note_path(&key("a.mp4", 3));
+        write_atomic(&note, b"{").unwrap();
+        let error = cache.get(&key("a.mp4", 3), &video).unwrap_err().to_string();
+        assert!(error.contains(note.to_str().unwrap()), "{error}");
+        cache.put(&key("a.mp4", 3), &video, &frames()).unwrap();
+        assert_eq!(cache.get(&key("a.mp4", 3), &video).unwrap(), Some(frames()));
+    }
+}
