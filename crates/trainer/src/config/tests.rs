@@ -2,6 +2,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use foveate_algo::AlgoConfig;
+use foveate_data::Format;
 
 use super::*;
 use crate::error::{exit_code, one_line};
@@ -198,14 +199,18 @@ fn every_demo_configuration_is_valid() {
 
 #[test]
 fn what_the_task_files_state_is_taken_over_an_algorithms_own() {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs/tasks");
-    let files = fs_err::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let configs: Vec<_> = files.map(|path| Layers { config: Some(path), ..layers(Some("appo"), &[]) }).collect();
-    assert_eq!(configs.len(), 1);
-    let config = resolve(&configs[0]).unwrap().config;
-    assert_eq!((config.data.prompt.as_str(), config.name()), ("appo-grounding", "appo"));
-    assert_eq!(config.reward.accuracy.unwrap().weight, 1.0);
-    assert!(config.reward.temporal_iou.is_some() && config.reward.soft_choice.is_none());
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/tasks");
+    let of =
+        |name: &str| resolve(&Layers { config: Some(folder.join(name)), ..layers(Some("appo"), &[]) }).unwrap().config;
+    let grounding = of("appo-grounding.toml");
+    assert_eq!((grounding.data.prompt.as_str(), grounding.name()), ("appo-grounding", "appo"));
+    assert_eq!(grounding.reward.accuracy.unwrap().weight, 1.0);
+    assert!(grounding.reward.temporal_iou.is_some() && grounding.reward.soft_choice.is_none());
+    let when = of("charades-sta.toml");
+    assert_eq!((when.data.prompt.as_str(), when.data.format), ("when", Format::CharadesSta));
+    assert_eq!((when.reward.accuracy.unwrap().weight, when.reward.format.unwrap().weight), (0.0, 0.0));
+    assert_eq!(when.reward.temporal_iou.unwrap().weight, 1.0);
+    assert_eq!(fs_err::read_dir(folder).unwrap().count(), 2, "all of them");
 }
 
 #[test]

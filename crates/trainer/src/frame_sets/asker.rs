@@ -81,3 +81,47 @@ impl FrameAsker {
         (0..options).map(token).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use foveate_data::Example;
+    use foveate_video::{ImageProcessor, Patches};
+    use image::RgbImage;
+
+    use super::*;
+    use crate::data::Apart;
+
+    /// A question about three frames of 32 x 32 pixels, of which the embedded model makes a token each.
+    fn framed(model: &Path) -> Framed {
+        let processor = ImageProcessor::from_dir(model).unwrap();
+        let frame = |shade| processor.frame(&RgbImage::from_pixel(32, 32, image::Rgb([shade; 3]))).unwrap();
+        let frames: Vec<Patches> = [0, 100, 200].map(frame).to_vec();
+        let apart = Apart { frames, indices: vec![0, 5, 9], times: vec![0.0, 0.5, 0.9], duration: 1.0 };
+        let options = vec!["red".to_owned(), "blue".to_owned()];
+        let example = Example { question: "Which?".into(), options, answer: "B".into(), ..Example::default() };
+        Framed::new(example, 0, apart)
+    }
+
+    #[test]
+    fn frames_are_labelled_by_their_place_in_the_set_and_stand_in_their_order_in_time() {
+        let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data/tiny-vlm");
+        let asker = FrameAsker::new(&model, &ScorerTable::default()).unwrap();
+        let prompt = asker.prompt(&framed(&model), &[2, 0]).unwrap();
+        let text: String = prompt.ids.iter().map(|id| asker.text.spelling(*id).unwrap()).collect();
+        let frame = |number: usize| {
+            let pads = "<|image_pad|>".repeat(prompt.media[number].patches().grid.patches() / 4);
+            format!("Frame{}: <|vision_start|>{pads}<|vision_end|>\n", number + 1)
+        };
+        let expected = format!(
+            "<|im_start|>system\nYou are a helpful assistant. Please choose the correct answer to the multiple-choice question \
+            regarding a video. The answer must be a single uppercase letter.<|im_end|>\n<|im_start|>user\n{}{}Which?\nOptions:\n\
+            A. red\nB. blue<|im_end|>\n<|im_start|>assistant\nAnswer:",
+            frame(0),
+            frame(1),
+        );
+        assert_eq!(text, expected);
+        let shades: Vec<f32> = prompt.media.iter().map(|media| media.patches().pixels[[0, 0]]).collect();
+        assert!(shades[0] < shades[1], "{shades:?}");
+        assert_eq!(asker.letters(2).unwrap().len(), 2);
+    }
+}

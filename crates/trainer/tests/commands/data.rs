@@ -75,6 +75,34 @@ fn a_run_that_is_to_stop_at_a_bad_example_ends_with_the_first() {
 }
 
 #[test]
+fn a_filter_leaves_out_what_it_cannot_see_or_ends_with_the_first_of_it() {
+    let (scenes, bad) = broken_scenes();
+    let output = scenes.path().join("kept.jsonl");
+    let input = scenes.path().join("train.jsonl");
+    for by in ["difficulty", "frame-sensitivity"] {
+        let files = ["data", "filter", "--by", by, "--input", text(&input), "--output", text(&output)];
+        let model = ["--model", text(&shared().model), "--config", text(&shared().config), "--samples", "2"];
+        let widest = ["--min-accuracy", "0", "--max-accuracy", "1", "--min-variance", "0", "--subset-frames", "2"];
+        let short = ["--set", "rollout.max_new_tokens=4", "--set", "scorer.prompt=scenes", "--set", "scorer.frame_label="];
+        let args = [&files[..], &model, &widest, &short, &["--set", "scorer.answer_prefix=<answer>"]].concat();
+        let said = run(&args);
+        let warned = String::from_utf8(said.stderr).unwrap();
+        assert!(said.status.success(), "{warned}");
+        let kept: Vec<String> = lines(&output).iter().map(|line| line["id"].as_str().unwrap().to_owned()).collect();
+        assert!(kept.len() > 10, "{by}: {kept:?}");
+        for video in bad {
+            assert!(warned.contains(video), "{by}: {warned}");
+            assert!(!kept.iter().any(|id| Some(id.as_str()) == video.strip_suffix(".mp4")), "{by}: {kept:?}");
+        }
+        std::fs::remove_file(&output).unwrap();
+        let stopped = run(&[&args[..], &["--set", "data.on_bad_example=stop"]].concat());
+        let last = String::from_utf8(stopped.stderr).unwrap().lines().last().unwrap().to_owned();
+        assert!(!stopped.status.success() && last.contains("bad example"), "{by}: {last}");
+        assert!(!output.exists(), "{by}");
+    }
+}
+
+#[test]
 fn prepared_frames_give_the_same_run_and_need_no_videos() {
     let folder = tempfile::tempdir().unwrap();
     let scenes = &shared().scenes;
