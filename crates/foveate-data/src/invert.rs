@@ -64,40 +64,44 @@ impl Inversion {
         random.set_stream(number);
         let chosen = random.random_bool(self.probability);
         let right = (0..example.options.len()).find(|index| letter(*index) == example.answer);
-        let question = negated(self.style, &example.question);
-        match (right, question) {
-            (Some(right), question)
-                if chosen && example.options.len() > 1 && (question.is_some() || self.as_released) =>
-            {
-                inverted(example, right, question, &mut random)
-            }
-            _ => Example { negated: Some(false), ..example },
-        }
+        let question = negated(self.style, &example.question, self.as_released);
+        let question = question.or_else(|| self.as_released.then(|| example.question.to_lowercase()));
+        let inverted = match (right, question) {
+            (Some(right), Some(question)) if chosen => inverted(&example, right, question, &mut random),
+            _ => None,
+        };
+        inverted.unwrap_or(Example { negated: Some(false), ..example })
     }
 }
 
-/// Keeps 1 to all of the wrong options, adds the old answer, and shuffles: all but the old answer are right now.
-fn inverted(example: Example, right: usize, question: Option<String>, random: &mut ChaCha8Rng) -> Example {
-    let wrong: Vec<usize> = (0..example.options.len()).filter(|index| *index != right).collect();
+/// Keeps 1 to all of the wrong options, adds the old answer, and shuffles: all but the old answer are right now. An option
+/// that says the same as the old answer is left out; `None` if no other is there.
+fn inverted(example: &Example, right: usize, question: String, random: &mut ChaCha8Rng) -> Option<Example> {
+    let old = &example.options[right];
+    let wrong: Vec<&String> = example.options.iter().filter(|option| *option != old).collect();
+    if wrong.is_empty() {
+        return None;
+    }
     let count = random.random_range(1..=wrong.len());
-    let mut kept: Vec<usize> = wrong.choose_multiple(random, count).copied().collect();
-    kept.push(right);
+    let mut kept: Vec<&String> = wrong.choose_multiple(random, count).copied().collect();
+    kept.push(old);
     kept.shuffle(random);
-    let letters: Vec<String> = (0..kept.len()).filter(|place| kept[*place] != right).map(letter).collect();
-    Example {
-        question: question.unwrap_or_else(|| example.question.to_lowercase()),
-        options: kept.iter().map(|index| example.options[*index].clone()).collect(),
+    let letters: Vec<String> = (0..kept.len()).filter(|place| kept[*place] != old).map(letter).collect();
+    Some(Example {
+        question,
+        options: kept.into_iter().cloned().collect(),
         answer: letters.join(","),
         negated: Some(true),
         // Neither a thought for the old answer nor the place where it is seen says anything of the new ones.
         target: None,
         spans: Vec::new(),
-        ..example
-    }
+        ..example.clone()
+    })
 }
 
-/// The question in lower case with its negation; `None` if it has no word to negate.
-fn negated(style: Style, question: &str) -> Option<String> {
+/// The question in lower case with its negation; `None` if it has no word to negate. The released script takes the beginning
+/// of a word for the word ("washing" for "was").
+fn negated(style: Style, question: &str, as_released: bool) -> Option<String> {
     let question = question.to_lowercase();
     let words: Vec<&str> = question.split_whitespace().collect();
     let second = |list: &[(&str, &str)]| {
@@ -109,7 +113,8 @@ fn negated(style: Style, question: &str) -> Option<String> {
     match style {
         Style::NextGqa => second(NEXT),
         Style::Star => {
-            let begins = STAR.iter().find(|(word, _)| question.starts_with(word));
+            let is_word = |rest: &str| as_released || !rest.starts_with(|c: char| c.is_alphanumeric() || c == '\'');
+            let begins = STAR.iter().find(|(word, _)| question.strip_prefix(word).is_some_and(is_word));
             let begins = begins.map(|(word, negation)| question.replacen(word, negation, 1));
             begins.or_else(|| second(STAR))
         }
@@ -126,7 +131,7 @@ mod tests {
 
     #[test]
     fn next_questions_are_negated_at_their_second_word() {
-        let next = |question: &str| negated(Style::NextGqa, question);
+        let next = |question: &str| negated(Style::NextGqa, question, false);
         assert_eq!(next("Why did the boy  run?").unwrap(), "why didn't the boy run?");
         assert_eq!(next("what were they doing").unwrap(), "what weren't they doing");
         assert_eq!(next("how is it").unwrap(), "how isn't it");
@@ -137,12 +142,16 @@ mod tests {
 
     #[test]
     fn star_questions_are_negated_at_their_beginning_or_second_word() {
-        let star = |question: &str| negated(Style::Star, question);
+        let star = |question: &str| negated(Style::Star, question, false);
         assert_eq!(star("What will the person do next?").unwrap(), "what won't the person do next?");
         assert_eq!(star("What happened after?").unwrap(), "what didn't happen after?");
         assert_eq!(star("Which did they take?").unwrap(), "which didn't they take?");
         assert_eq!(star("Did he sit, or did he stand?").unwrap(), "didn't he sit, or did he stand?");
         assert_eq!(star("Which object was taken?"), None);
+        for other in ["Washing what happened?", "Didn't he run?", "What willing person sat?"] {
+            assert_eq!(star(other), None, "{other}");
+        }
+        assert_eq!(negated(Style::Star, "Washing what?", true).unwrap(), "wasn'thing what?");
     }
 
     fn example(question: &str, options: usize, right: usize) -> Example {
@@ -152,6 +161,19 @@ mod tests {
             answer: letter(right),
             ..Example::default()
         }
+    }
+
+    #[test]
+    fn an_option_that_says_what_the_old_answer_says_is_no_answer() {
+        let all = Inversion { style: Style::NextGqa, probability: 1.0, as_released: false, seed: 1 };
+        let mut twice = example("Why did it fall?", 3, 1);
+        twice.options[0] = twice.options[1].clone();
+        let after = all.apply(twice.clone(), 0);
+        assert_eq!((after.options.len(), after.negated), (2, Some(true)));
+        let right: usize = after.options.iter().position(|option| *option == twice.options[2]).unwrap();
+        assert_eq!(after.answer, letter(right));
+        twice.options[2] = twice.options[1].clone();
+        assert_eq!(all.apply(twice.clone(), 0), Example { negated: Some(false), ..twice });
     }
 
     proptest! {
@@ -165,7 +187,7 @@ mod tests {
             let all = Inversion { style, probability: 1.0, as_released, seed };
             let after = all.apply(before.clone(), number);
             prop_assert_eq!(&after, &all.apply(before.clone(), number));
-            let wording = negated(style, &question);
+            let wording = negated(style, &question, as_released);
             if wording.is_none() && !as_released {
                 prop_assert_eq!(after, Example { negated: Some(false), ..before });
                 return Ok(());

@@ -82,6 +82,11 @@ impl Prompts {
         Ok(prompts)
     }
 
+    /// Whether a template tells subtitles.
+    pub fn tells_subtitles(&self) -> bool {
+        self.tells_subtitles
+    }
+
     /// What is said of an example.
     ///
     /// # Errors

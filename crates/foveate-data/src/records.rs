@@ -1,6 +1,7 @@
 //! A data set's files as examples, read one at a time.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use crate::formats::{At, Beside};
 use crate::store::Store;
@@ -14,6 +15,8 @@ pub struct Records {
     media_root: PathBuf,
     stores: Vec<Store>,
     beside: Beside,
+    /// The last record that was read and stands for several examples: they are mostly read one after another.
+    last: Mutex<Option<(u32, u32, Vec<Example>)>>,
     /// Each example's store, record and place among the record's examples.
     places: Vec<(u32, u32, u32)>,
 }
@@ -26,7 +29,7 @@ impl Records {
     /// [`DataError::File`] or [`DataError::Content`] if a file cannot be read or holds no record; [`DataError::Record`] if none
     /// of the first records is one of this data set.
     pub fn open(path: &Path, format: Format, media_root: Option<&Path>) -> Result<Self, DataError> {
-        let files = if path.is_dir() { files(path)? } else { vec![path.to_owned()] };
+        let files = if path.is_dir() { files(path, format)? } else { vec![path.to_owned()] };
         let stores = files.iter().map(|file| Store::open(file)).collect::<Result<Vec<_>, _>>()?;
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let folder = if path.is_dir() { path } else { parent };
@@ -36,6 +39,7 @@ impl Records {
             media_root: media_root.unwrap_or(folder).to_owned(),
             stores,
             beside: Beside::default(),
+            last: Mutex::new(None),
             places: Vec::new(),
         };
         records.places = records.list();
@@ -90,6 +94,11 @@ impl Records {
         self.format
     }
 
+    /// The files of records: the file itself, or those of the folder.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.stores.iter().map(Store::path)
+    }
+
     /// The folder that media paths are relative to.
     pub fn media_root(&self) -> &Path {
         &self.media_root
@@ -97,10 +106,8 @@ impl Records {
 
     /// File and line, or file and record, of an example, for messages.
     pub fn place(&self, index: usize) -> String {
-        match self.locate(index) {
-            Some((store, record, _)) => store.place(record),
-            None => self.path.display().to_string(),
-        }
+        let at = self.places.get(index).and_then(|at| Some((self.stores.get(at.0 as usize)?, at.1)));
+        at.map_or_else(|| self.path.display().to_string(), |(store, record)| store.place(record as usize))
     }
 
     /// Reads an example, counted from 0.
@@ -112,18 +119,22 @@ impl Records {
             place: self.path.display().to_string(),
             fault: Fault::new("", format!("no example {index}")),
         };
-        let (store, record, part) = self.locate(index).ok_or_else(missing)?;
-        self.of(store, record)?.into_iter().nth(part).ok_or_else(missing)
+        let &(number, record, part) = self.places.get(index).ok_or_else(missing)?;
+        let store = self.stores.get(number as usize).ok_or_else(missing)?;
+        if !self.format.expands() {
+            return self.of(store, record as usize)?.into_iter().nth(part as usize).ok_or_else(missing);
+        }
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let examples = match &*last {
+            Some((kept, of, examples)) if (*kept, *of) == (number, record) => examples,
+            _ => &last.insert((number, record, self.of(store, record as usize)?)).2,
+        };
+        examples.get(part as usize).cloned().ok_or_else(missing)
     }
 
     /// The example of this name, looked for from the beginning; those that cannot be read are passed over.
     pub fn find(&self, id: &str) -> Option<Example> {
         (0..self.len()).filter_map(|index| self.get(index).ok()).find(|example| example.id == id)
-    }
-
-    fn locate(&self, index: usize) -> Option<(&Store, usize, usize)> {
-        let (store, record, part) = *self.places.get(index)?;
-        Some((self.stores.get(store as usize)?, record as usize, part as usize))
     }
 
     /// All examples of a record.
@@ -139,17 +150,18 @@ impl Records {
 }
 
 /// The files of records in a folder, in the order of their names; if there is none, those in its folders.
-fn files(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
+fn files(folder: &Path, format: Format) -> Result<Vec<PathBuf>, DataError> {
     let of_folder = |source| DataError::File { path: folder.to_owned(), source };
     let entries = std::fs::read_dir(folder).map_err(of_folder)?;
     let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>, _>>().map_err(of_folder)?;
     paths.sort();
-    let is_record = |path: &PathBuf| path.is_file() && Store::knows(path);
+    let stem = |path: &Path| path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let is_record = |path: &PathBuf| path.is_file() && Store::knows(path) && !format.is_beside(&stem(path));
     if paths.iter().any(is_record) {
         return Ok(paths.into_iter().filter(is_record).collect());
     }
     let folders: Vec<_> =
-        paths.iter().filter(|path| path.is_dir()).map(|path| files(path)).collect::<Result<_, _>>()?;
+        paths.iter().filter(|path| path.is_dir()).map(|path| files(path, format)).collect::<Result<_, _>>()?;
     Ok(folders.concat())
 }
 
@@ -177,6 +189,20 @@ mod tests {
         write(&path, &["{}"; 30]);
         let error = Records::open(&path, Format::Foveate, None).unwrap_err().to_string();
         assert!(error.ends_with("f.jsonl:1: missing field `id`"), "{error}");
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_a_record() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in [("f.jsonl", format!("\u{feff}{GOOD}")), ("f.json", format!("\u{feff}[{GOOD}]"))] {
+            let path = folder.path().join(name);
+            write(&path, &[&text]);
+            assert_eq!(Records::open(&path, Format::Foveate, None).unwrap().get(0).unwrap().id, "a", "{name}");
+        }
+        let path = folder.path().join("f.json");
+        write(&path, &[GOOD, GOOD]);
+        let error = Records::open(&path, Format::Foveate, None).unwrap_err().to_string();
+        assert!(error.contains("a record a line is a .jsonl file"), "{error}");
     }
 
     #[test]

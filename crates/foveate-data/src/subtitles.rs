@@ -46,20 +46,43 @@ impl Subtitles {
 }
 
 fn srt(text: &str) -> Result<Vec<Cue>, String> {
-    let text = text.trim_start_matches('\u{feff}').replace("\r\n", "\n");
-    let mut cues = Vec::new();
-    for block in text.split("\n\n").map(str::trim).filter(|block| !block.is_empty()) {
-        // The number before the times says nothing that their order does not.
-        let lines: Vec<&str> = block.lines().collect();
-        let Some(at) = lines.iter().position(|line| line.contains("-->")) else { continue };
-        let bad = || format!("expected \"00:00:01,000 --> 00:00:02,000\", found {:?}", lines[at]);
-        let (start, end) = lines[at].split_once("-->").ok_or_else(bad)?;
-        // Behind the end a place on the screen may stand.
-        let end = end.split_whitespace().next().unwrap_or_default();
-        let span = [clock(start).ok_or_else(bad)?, clock(end).ok_or_else(bad)?];
-        cues.push((span, lines[at + 1..].join(" ")));
+    let mut cues: Vec<Cue> = Vec::new();
+    let mut open = false;
+    for line in text.trim_start_matches('\u{feff}').lines().map(str::trim) {
+        if let Some((start, end)) = line.split_once("-->") {
+            // Behind the end a place on the screen may stand.
+            let end = end.split_whitespace().next().unwrap_or_default();
+            let [Some(start), Some(end)] = [start, end].map(clock) else {
+                return Err(format!("expected \"00:00:01,000 --> 00:00:02,000\", found {line:?}"));
+            };
+            cues.push(([start, end], String::new()));
+            open = true;
+        } else if line.is_empty() {
+            open = false;
+        } else if let Some((_, said)) = cues.last_mut().filter(|_| open) {
+            let blank = if said.is_empty() { "" } else { " " };
+            *said += &format!("{blank}{}", plain(line));
+        }
+        // Any other line is the number of a cue, which says nothing that its place does not.
     }
     Ok(cues)
+}
+
+/// A line without its markup (`<font color="white">`, `<i>`).
+fn plain(line: &str) -> String {
+    let (mut said, mut rest) = (String::new(), line);
+    while let Some((before, after)) = rest.split_once('<') {
+        said += before;
+        let is_tag = after.starts_with(|c: char| c == '/' || c.is_ascii_alphabetic());
+        match after.split_once('>').filter(|_| is_tag) {
+            Some((_, behind)) => rest = behind,
+            None => {
+                said.push('<');
+                rest = after;
+            }
+        }
+    }
+    (said + rest).trim().to_owned()
 }
 
 fn json(text: &str) -> Result<Vec<Cue>, String> {
@@ -71,13 +94,19 @@ fn json(text: &str) -> Result<Vec<Cue>, String> {
             None => ([&entry["start"], &entry["end"]].map(|time| clock(time.as_str()?)), &entry["line"]),
         };
         match (span, line.as_str()) {
-            ([Some(start), Some(end)], Some(line)) => Ok(([start, end], line.trim().replace('\n', " "))),
+            ([Some(start), Some(end)], Some(line)) => Ok((lasting([start, end]), line.trim().replace('\n', " "))),
             _ => {
                 Err(format!("entry {}: expected start, end and line, or timestamp and text; found {entry}", index + 1))
             }
         }
     };
     entries.into_iter().enumerate().map(cue).collect()
+}
+
+/// A span of at least a second around the same middle, as LongVideoBench's loaders have it.
+fn lasting([start, end]: [f64; 2]) -> [f64; 2] {
+    let middle = (start + end) / 2.0;
+    if end - start < 1.0 { [middle - 0.5, middle + 0.5] } else { [start, end] }
 }
 
 /// Seconds of `hours:minutes:seconds`, with a comma or a point before the fraction.
@@ -112,10 +141,18 @@ mod tests {
     }
 
     #[test]
+    fn markup_and_blanks_between_cues_are_not_said() {
+        let text = "1\n00:00:01,000 --> 00:00:02,000\n<font color=\"white\" size=\".72c\">Five < <i>six</i></font>\n \n2\n00:00:03,000 --> 00:00:04,000\nBye.";
+        assert_eq!(shown("a.srt", text, 0.0, &[1.5, 3.5]).unwrap(), "Five < six\nBye.");
+    }
+
+    #[test]
     fn both_forms_of_json_are_read() {
         let clocks = r#"[{"start": "00:00:01.000", "end": "00:00:02.000", "line": "one"}]"#;
         let seconds = r#"[{"timestamp": [1.0, 2.0], "text": "one"}, {"timestamp": [9.0, null], "text": "two"}]"#;
         assert_eq!(shown("a.json", clocks, 0.0, &[1.5]).unwrap(), "one");
+        let brief = r#"[{"timestamp": [3.0, 3.2], "text": "brief"}]"#;
+        assert_eq!(shown("a.json", brief, 0.0, &[2.7]).unwrap(), "brief");
         assert_eq!(shown("a.json", seconds, 1.0, &[0.5, 99.0]).unwrap(), "one\ntwo");
     }
 

@@ -7,7 +7,7 @@ use crate::number::{closeness, is_same_number};
 use crate::python::strip;
 use crate::rouge::rouge;
 use crate::word_error::word_accuracy;
-use crate::{Answer, Completion, ProblemType, Scorer, answer_text, parts};
+use crate::{Answer, Completion, ProblemType, Scorer, TimeBins, answer_text, parts, temporal_iou};
 
 /// The `accuracy` scorer: 1 for the right answer, less for a nearly right one where the problem allows it, else 0.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -56,6 +56,7 @@ impl Scorer for Accuracy {
 /// | OCR | 1 less the word error rate, not below 0 |
 /// | free-form | mean F1 of ROUGE-1, ROUGE-2 and ROUGE-L with stemming |
 /// | regression | 1 less the relative error, not below 0 |
+/// | temporal grounding | 1 if the temporal IoU of the times given is at least 0.5 (recall at 0.5), else 0 |
 ///
 /// Several letters are right as the same set, whatever their order, in the first `<answer>` under `Letters` and in the only
 /// one under `Appo`, whose own rule knows single letters only. The others are the rules of Video-R1 (arXiv 2503.21776), which take the text of the first `<answer>`.
@@ -72,9 +73,13 @@ pub fn accuracy(answer: &Answer, completion: &str, rule: AnswerRule) -> Option<f
         ProblemType::Ocr => word_accuracy(gold, given),
         ProblemType::FreeForm => rouge(gold, given),
         ProblemType::Regression => closeness(gold, given),
+        ProblemType::Grounding => f64::from(temporal_iou(answer, completion, TimeBins::Exact)? >= OVERLAP),
     };
     Some(score as f32)
 }
+
+/// From which temporal IoU on a time is right.
+const OVERLAP: f32 = 0.5;
 
 fn is_right_choice(answer: &Answer, completion: &str, given: &str, rule: AnswerRule) -> bool {
     let is_same_set = || parts(given) == parts(answer.text());
@@ -121,6 +126,16 @@ mod tests {
     fn two_letters_in_two_answers_are_wrong_under_the_rule_of_appo_only() {
         assert_eq!(scores("B", "<answer>B</answer><answer>B</answer>"), (Some(1.0), Some(0.0)));
         assert_eq!(scores("B", "<answer>because</answer><answer>B</answer>"), (Some(0.0), Some(1.0)));
+    }
+
+    #[test]
+    fn a_time_is_right_from_half_an_overlap_on() {
+        let answer = Answer::new("2 to 4").of(ProblemType::Grounding).with_times(vec![[2.0, 4.0]]);
+        let right = |said: &str| accuracy(&answer, said, AnswerRule::Letters);
+        assert_eq!(right("<time>1 to 4</time>"), Some(1.0));
+        assert_eq!([right("<time>0 to 4.1</time>"), right("<answer>2 to 4</answer>")], [Some(0.0); 2]);
+        let unknown = Answer::new("2 to 4").of(ProblemType::Grounding);
+        assert_eq!(accuracy(&unknown, "<time>1 to 4</time>", AnswerRule::Letters), None);
     }
 
     #[test]

@@ -29,7 +29,9 @@ pub enum RewardError {
         max: usize,
     },
     /// A problem type that is not known.
-    #[error("the problem type is `{found}`, expected one of multiple choice, numerical, OCR, free-form, regression")]
+    #[error(
+        "the problem type is `{found}`, expected one of multiple choice, numerical, OCR, free-form, regression, temporal grounding"
+    )]
     ProblemType {
         /// The name found.
         found: String,

@@ -22,11 +22,14 @@ pub enum ProblemType {
     FreeForm,
     /// `regression`: a number to come close to.
     Regression,
+    /// `temporal grounding`: when something takes place (not among Video-R1's).
+    Grounding,
 }
 
 impl ProblemType {
     /// Every kind.
-    pub const ALL: [Self; 5] = [Self::MultipleChoice, Self::Numerical, Self::Ocr, Self::FreeForm, Self::Regression];
+    pub const ALL: [Self; 6] =
+        [Self::MultipleChoice, Self::Numerical, Self::Ocr, Self::FreeForm, Self::Regression, Self::Grounding];
 
     /// The name in Video-R1's records.
     pub fn name(self) -> &'static str {
@@ -36,6 +39,7 @@ impl ProblemType {
             Self::Ocr => "OCR",
             Self::FreeForm => "free-form",
             Self::Regression => "regression",
+            Self::Grounding => "temporal grounding",
         }
     }
 }
@@ -91,7 +95,7 @@ mod tests {
     fn an_unknown_name_is_an_error_with_the_known_ones() {
         assert_eq!(
             serde_json::from_str::<ProblemType>("\"essay\"").unwrap_err().to_string(),
-            "the problem type is `essay`, expected one of multiple choice, numerical, OCR, free-form, regression"
+            "the problem type is `essay`, expected one of multiple choice, numerical, OCR, free-form, regression, temporal grounding"
         );
     }
 }

@@ -118,6 +118,16 @@ pub enum VideoError {
         /// Expected and found.
         reason: String,
     },
+    /// A bounded cache holds as much as it may.
+    #[error("{} is full: {held} bytes are in it, the limit is {limit}", path.display())]
+    CacheFull {
+        /// The cache's folder.
+        path: PathBuf,
+        /// Bytes of its entries.
+        held: u64,
+        /// The limit, bytes.
+        limit: u64,
+    },
     /// FFmpeg could not encode a scene.
     #[error("cannot encode {}: {reason}", path.display())]
     Encode {

@@ -8,8 +8,8 @@ use foveate_policy::{
     Draw, Encoded, GroupSeed, LoadOptions, Observe, Rollout, SamplingParams, TextProcessor, Trainable, Vlm,
 };
 use foveate_reward::{
-    AnswerRule, Completion, Reward, Rubric, TimeBins, accuracy, answer_text, mean_relative_accuracy, soft_choice,
-    temporal_iou,
+    AnswerRule, Completion, ProblemType, Reward, Rubric, TimeBins, accuracy, answer_text, mean_relative_accuracy,
+    soft_choice, temporal_iou, time_spans,
 };
 use ndarray::{Array3, s};
 
@@ -17,7 +17,7 @@ use crate::{
     cli::Ablation,
     config::Config,
     counterfactual::reordered,
-    data::{Asked, Examples, Loader, LoaderOptions, LoaderState, Order, Prepared, Source, first},
+    data::{Asked, Example, Examples, Loader, LoaderOptions, LoaderState, Order, Prepared, Source, first},
     error::{UserContext, user_error},
     eval::Item,
     observe::mean_over_layers,
@@ -212,8 +212,8 @@ impl Examinee<'_> {
             kind: example.kind.clone(),
             duration: example.duration.clone(),
             answer: example.answer.clone(),
-            given: answer_text(&completion).to_owned(),
-            accuracy: reward.accuracy,
+            given: given(example, &completion),
+            accuracy: correctness(example, &completion),
             reward: reward.total,
             scores: also(sample, &completion),
             completion,
@@ -250,7 +250,22 @@ pub fn judge(
     Ok(texts.into_iter().zip(rewards).collect())
 }
 
-/// What is reported beside the rubric's accuracy, where it applies: partial credit where several letters are right, and
+/// How right a completion is, whatever it earns: by its first `<answer>`, several letters in any order; NaN if there is
+/// nothing to judge it by. One rule for all, so that policies trained under different rewards can be compared.
+pub fn correctness(example: &Example, completion: &str) -> f32 {
+    accuracy(&example.gold(), completion, AnswerRule::Letters).unwrap_or(f32::NAN)
+}
+
+/// The answer that a completion gives; where a time is asked for, that.
+fn given(example: &Example, completion: &str) -> String {
+    if example.problem != ProblemType::Grounding {
+        return answer_text(completion).to_owned();
+    }
+    let spans = time_spans(completion).into_iter().map(|[start, end]| format!("{start} to {end}"));
+    spans.collect::<Vec<_>>().join(", ")
+}
+
+/// What is reported beside the accuracy, where it applies: partial credit where several letters are right, and
 /// whether all of them are named and no other; the overlap in time where the prompt asks for times and they are known; and
 /// the relative accuracy of numbers.
 fn also(sample: &Prepared, completion: &str) -> BTreeMap<String, f32> {

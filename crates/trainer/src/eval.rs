@@ -183,15 +183,17 @@ pub fn table(items: &[Item]) -> String {
     layout(&rows) + &others(items)
 }
 
+/// Scores beside the accuracy, and what they are.
+pub(crate) const SCORES: [(&str, &str); 5] = [
+    ("uniform", "accuracy from as many frames at equal distances"),
+    ("soft", "soft accuracy of several letters"),
+    ("strict", "strict accuracy of several letters"),
+    ("iou", "mean temporal IoU"),
+    ("relative", "mean relative accuracy"),
+];
+
 /// The scores beside the accuracy, each over the items that have it.
 pub(crate) fn others(items: &[Item]) -> String {
-    let known = [
-        ("uniform", "accuracy from as many frames at equal distances"),
-        ("soft", "soft accuracy of several letters"),
-        ("strict", "strict accuracy of several letters"),
-        ("iou", "mean temporal IoU"),
-        ("relative", "mean relative accuracy"),
-    ];
     let line = |(key, name): (&str, &str)| {
         let scores: Vec<f64> = items.iter().filter_map(|item| Some(f64::from(*item.scores.get(key)?))).collect();
         let percent = |sum: f64| 100.0 * sum / scores.len() as f64;
@@ -203,7 +205,7 @@ pub(crate) fn others(items: &[Item]) -> String {
         let more = if key == "iou" { format!("recall by temporal IoU: {recalls}\n") } else { String::new() };
         (!scores.is_empty()).then_some(line + &more)
     };
-    known.into_iter().filter_map(line).collect()
+    SCORES.into_iter().filter_map(line).collect()
 }
 
 /// The table of two evaluations of the same examples, before and after training.
@@ -270,7 +272,12 @@ fn layout(rows: &[Vec<String>]) -> String {
 pub fn read_items(path: &Path) -> Result<Vec<Item>> {
     let text = fs_err::read_to_string(path)?;
     let item = |(number, line)| {
-        serde_json::from_str(line).with_context(|| format!("{}:{number}: expected an item", path.display()))
+        serde_json::from_str(line).with_context(|| {
+            format!(
+                "{}:{number}: expected an answered item, as `trainer eval --output` writes one a line",
+                path.display()
+            )
+        })
     };
     (1..).zip(text.lines()).map(item).collect()
 }

@@ -31,7 +31,7 @@ impl Record for Video {
             media: vec![Medium::video(format!("{video}.mp4"))],
             question,
             answer: format!("{start} to {end}"),
-            problem: ProblemType::FreeForm,
+            problem: ProblemType::Grounding,
             spans: vec![[start, end]],
             source: "Charades-STA".to_owned(),
             ..Example::default()

@@ -97,6 +97,12 @@ macro_rules! formats {
                 match self { $(Self::$variant => $name,)* }
             }
 
+            /// Whether a file of this name only lies beside the records of a folder.
+            pub(crate) fn is_beside(self, stem: &str) -> bool {
+                let beside = ["gsub_", "frame2time_", "upbd_", "map_vid"];
+                matches!(self, Self::NextGqa | Self::NextQa) && beside.iter().any(|begin| stem.starts_with(begin))
+            }
+
             /// Whether a record may stand for several examples.
             pub(crate) fn expands(self) -> bool {
                 match self { $(Self::$variant => $expands,)* }

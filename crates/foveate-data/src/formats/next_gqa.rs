@@ -3,8 +3,8 @@
 //! trainers write it: APPO's, with a number from 0 as the answer and `time_clues`, and VideoChat-R1's, with a letter and
 //! `glue` (<https://github.com/OpenGVLab/VideoChat-R1/blob/67d2d75/Videochat-R1/src_eval/evaluate_gqa.py>).
 //!
-//! Video paths of a JSON file are relative to the data root. Those of a csv are named as VidOR's by `map_vid_vidorID.json`
-//! beside it (`NExTVideo/1106/4260763967.mp4`), or lie in one folder if there is no such file (`NExTVideo/4260763967.mp4`).
+//! Video paths of a JSON file are relative to the data root; those of a csv: [`vidor`]. A csv in NExT-QA's form, with the
+//! answer's number, is read too, with its times if they lie beside it.
 
 use std::path::{Path, PathBuf};
 
@@ -48,10 +48,7 @@ impl Record for Question {
             source: "NExT-GQA".to_owned(),
             ..Example::default()
         };
-        Ok(vec![match self.video_id.take() {
-            Some(video) => self.of_table(&video, example, at)?,
-            None => self.of_one_file(example, at)?,
-        }])
+        Ok(vec![if self.a0.is_some() { self.of_table(example, at)? } else { self.of_one_file(example, at)? }])
     }
 }
 
@@ -71,36 +68,42 @@ impl Question {
         Ok(Example { id, media: vec![Medium::video(video)], options, answer, spans, ..example })
     }
 
-    fn of_table(self, video: &str, example: Example, at: &At<'_>) -> Result<Example, Fault> {
+    fn of_table(self, example: Example, at: &At<'_>) -> Result<Example, Fault> {
+        // The official table says `video_id` and has the answer's text; NExT-QA's `video` and its number from 0.
+        let is_official = self.video_id.is_some();
+        let video = self.video_id.or_else(|| Some(self.video?.to_str()?.to_owned()));
+        let video = lenient::required("video_id", video)?;
         let qid = lenient::required("qid", self.qid)?;
         let options = [("a0", self.a0), ("a1", self.a1), ("a2", self.a2), ("a3", self.a3), ("a4", self.a4)];
         let options =
             options.into_iter().map(|(name, text)| lenient::required(name, text)).collect::<Result<Vec<_>, _>>()?;
-        let known = at.beside("map_vid_vidorID.json")?;
-        let path = match &known {
-            Some(known) => known[video].as_str().ok_or_else(|| {
-                Fault::new("video_id", format!("expected a video of map_vid_vidorID.json, found {video:?}"))
-            })?,
-            None => video,
+        let answer = match self.answer.trim().parse() {
+            Ok(index) if !options.contains(&self.answer) => choices::at("answer", index, &options)?,
+            _ => choices::of_text("answer", &self.answer, &options)?,
         };
-        Ok(Example {
-            id: format!("{video}_{qid}"),
-            media: vec![Medium::video(format!("NExTVideo/{path}.mp4"))],
-            answer: choices::of_text("answer", &self.answer, &options)?,
-            options,
-            spans: spans(video, &qid, at)?,
-            ..example
-        })
+        let spans = spans(&video, &qid, is_official, at)?;
+        let media = vec![vidor(&video, at)?];
+        Ok(Example { id: format!("{video}_{qid}"), media, answer, options, spans, ..example })
     }
 }
 
+/// The video of this name: `NExTVideo/1106/4010069381.mp4` as VidOR's folders have it where `map_vid_vidorID.json` lies
+/// beside the records, else `NExTVideo/4010069381.mp4`.
+pub(super) fn vidor(video: &str, at: &At<'_>) -> Result<Medium, Fault> {
+    const MAP: &str = "map_vid_vidorID.json";
+    let known = at.beside(MAP)?;
+    let unknown = || Fault::new("video", format!("expected a video of {MAP}, found {video:?}"));
+    let path = known.as_ref().map_or(Ok(video), |known| known[video].as_str().ok_or_else(unknown))?;
+    Ok(Medium::video(format!("NExTVideo/{path}.mp4")))
+}
+
 /// When the answer to a video's question is to be seen, by the file of times that belongs to the table.
-fn spans(video: &str, qid: &str, at: &At<'_>) -> Result<Vec<[f64; 2]>, Fault> {
+fn spans(video: &str, qid: &str, is_official: bool, at: &At<'_>) -> Result<Vec<[f64; 2]>, Fault> {
     let name = format!("gsub_{}.json", at.stem());
     let Some(times) = at.beside(&name)? else {
-        let is_train = at.stem().starts_with("train");
+        let is_needed = is_official && !at.stem().starts_with("train");
         let reason = || Fault::new("", format!("expected {name} beside it, with the times; found no such file"));
-        return if is_train { Ok(Vec::new()) } else { Err(reason()) };
+        return if is_needed { Err(reason()) } else { Ok(Vec::new()) };
     };
     let place = format!("{name}: {video}.location.{qid}");
     let found = times[video]["location"].get(qid).cloned();

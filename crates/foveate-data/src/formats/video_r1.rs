@@ -21,8 +21,9 @@ pub(super) struct Question {
     options: Vec<String>,
     solution: String,
     path: PathBuf,
-    #[serde(default, alias = "dataset_name")]
-    data_source: String,
+    data_source: Option<String>,
+    /// In the Perception Test, beside the other.
+    dataset_name: Option<String>,
     /// A whole thought, in the cold-start file.
     process: Option<String>,
 }
@@ -54,7 +55,7 @@ impl Record for Question {
             answer,
             problem: self.problem_type,
             kind: self.problem_type.to_string(),
-            source: self.data_source,
+            source: self.data_source.or(self.dataset_name).unwrap_or_default(),
             target: self.process.map(|process| process + "\n" + &self.solution),
             ..Example::default()
         }])

@@ -12,7 +12,14 @@ use super::Span;
 /// The file cannot be read or has another shape.
 pub(super) fn index(file: &File) -> Result<Vec<Span>> {
     let mut walk = Walk { bytes: BufReader::new(file).bytes(), position: 0 };
-    let is_object = match walk.token()? {
+    let mut first = walk.token()?;
+    if first == Some(0xEF) {
+        // A byte order mark.
+        walk.next()?;
+        walk.next()?;
+        first = walk.token()?;
+    }
+    let is_object = match first {
         Some(b'[') => false,
         Some(b'{') => true,
         found => return Err(walk.expected("a JSON array or object of records", found)),
@@ -46,6 +53,9 @@ pub(super) fn index(file: &File) -> Result<Vec<Span>> {
     }
     match walk.token()? {
         None => Ok(spans),
+        Some(b'{') => {
+            Err(walk.shape("expected nothing after the last record, found another: a record a line is a .jsonl file"))
+        }
         found => Err(walk.expected("nothing after the last record", found)),
     }
 }

@@ -126,6 +126,7 @@ impl Store {
             return table::row(table, value).map(|value| Raw { key: None, value }).map_err(fault);
         }
         let key = json::key(key).map_err(|error| fault(reason(&error)))?;
+        let value = value.strip_prefix(b"\xef\xbb\xbf").unwrap_or(value); // a byte order mark
         let value = serde_json::from_slice(value).map_err(|error| fault(reason(&error)))?;
         Ok(Raw { key, value })
     }

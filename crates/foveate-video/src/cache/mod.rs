@@ -1,16 +1,18 @@
 //! Prepared frames on disk, so that a video is decoded once, or on another machine.
 
 mod entry;
+mod note;
 
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::files::write_atomic;
-use crate::{Frames, PixelBudget, Sampling, VideoError, folder};
+use crate::{Frames, PixelBudget, Sampling, VideoError};
+use note::{Note, facts, hash};
 
 /// Changes when decoding or resizing changes what the frames are, so that old entries are not found again.
 const VERSION: u32 = 3;
@@ -18,8 +20,8 @@ const VERSION: u32 = 3;
 /// Where the notes lie.
 const NOTES: &str = "names";
 
-/// A video by its name, and what its frames depend on beside its contents: the sampling, the pixel budget and the
-/// processor's factor.
+/// A video by its name, and what its frames depend on beside its contents: the sampling, the pixel budget, the processor's
+/// factor, and how many pictures of a folder are a second.
 ///
 /// The name is the path within the data, the same on every machine; the file itself need not be there.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -34,6 +36,8 @@ struct Settings<'a> {
     sampling: &'a Sampling,
     budget: &'a PixelBudget,
     factor: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    folder_fps: Option<f64>,
 }
 
 impl CacheKey {
@@ -41,8 +45,14 @@ impl CacheKey {
     ///
     /// # Errors
     /// [`VideoError::BadFile`] for settings that cannot be written down.
-    pub fn new(name: &Path, sampling: &Sampling, budget: &PixelBudget, factor: usize) -> Result<Self, VideoError> {
-        let settings = serde_json::to_vec(&Settings { version: VERSION, sampling, budget, factor })
+    pub fn new(
+        name: &Path,
+        sampling: &Sampling,
+        budget: &PixelBudget,
+        factor: usize,
+        folder_fps: Option<f64>,
+    ) -> Result<Self, VideoError> {
+        let settings = serde_json::to_vec(&Settings { version: VERSION, sampling, budget, factor, folder_fps })
             .map_err(|e| VideoError::BadFile { path: name.to_owned(), reason: e.to_string() })?;
         let settings = blake3::hash(&settings).to_hex()[..32].to_owned();
         Ok(Self { name: name.to_string_lossy().into_owned(), settings })
@@ -56,25 +66,24 @@ impl CacheKey {
 #[derive(Debug, Clone)]
 pub struct FrameCache {
     dir: PathBuf,
-}
-
-/// What is known of the video of a name.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct Note {
-    name: String,
-    /// The file, as it was found where its frames were prepared.
-    file: PathBuf,
-    bytes: u64,
-    /// When it was last changed, nanoseconds since 1970.
-    changed: i64,
-    /// BLAKE3 of its contents.
-    hash: String,
+    /// Most bytes of all entries, and how many there are.
+    bound: Option<(u64, Arc<Mutex<u64>>)>,
 }
 
 impl FrameCache {
     /// A cache in `dir`, which is made when first written to.
     pub fn open(dir: &Path) -> Self {
-        Self { dir: dir.to_owned() }
+        Self { dir: dir.to_owned(), bound: None }
+    }
+
+    /// A cache in `dir` whose entries take at most `limit` bytes; what other processes add meanwhile is seen when it is full.
+    ///
+    /// # Errors
+    /// [`VideoError::Io`] if a folder cannot be read.
+    pub fn bounded(dir: &Path, limit: u64) -> Result<Self, VideoError> {
+        let cache = Self::open(dir);
+        let held = Arc::new(Mutex::new(cache.bytes()?));
+        Ok(Self { bound: Some((limit, held)), ..cache })
     }
 
     /// The frames of a video, or `None` if there are none. Where the file `video` is there, they are those of its contents,
@@ -105,19 +114,21 @@ impl FrameCache {
     /// Keeps frames of one size, which are from the file `video`.
     ///
     /// # Errors
-    /// [`VideoError::Picture`] for no frames or several sizes; [`VideoError::BadFile`] if another file of that name with other
-    /// contents is noted, since a machine without the videos could not tell them apart; [`VideoError::Io`] if the disk
-    /// refuses.
+    /// [`VideoError::Picture`] for no frames or several sizes; [`VideoError::BadFile`] if another file of that name, with
+    /// other contents, is noted and still there, since a machine without the videos could not tell them apart;
+    /// [`VideoError::CacheFull`] if they do not fit in, [`VideoError::Io`] if the disk refuses.
     pub fn put(&self, key: &CacheKey, video: &Path, frames: &Frames) -> Result<(), VideoError> {
         let (bytes, changed) = facts(video)?;
         let file = std::path::absolute(video).map_err(|e| VideoError::io(video, e))?;
-        let note = Note { name: key.name.clone(), file, bytes, changed, hash: hash(video)? };
+        let (name, seal) = (key.name.clone(), String::new());
+        let note = Note { name, file, bytes, changed, hash: hash(video)?, seal }.sealed();
         let path = self.note_path(key);
         // A damaged note is written anew.
         let known = self.note(key).ok().flatten();
-        if let Some(known) = known.as_ref().filter(|known| known.hash != note.hash && known.file != note.file) {
+        let is_other = |known: &&Note| known.hash != note.hash && known.file != note.file && known.file.exists();
+        if let Some(known) = known.as_ref().filter(is_other) {
             let reason = format!(
-                "{} is noted under the name of {}, and is another video; remove it, or prepare into a folder of its own",
+                "it is of {}, another video with the name of {}: prepare the two into folders of their own",
                 known.file.display(),
                 video.display()
             );
@@ -130,7 +141,26 @@ impl FrameCache {
                 .map_err(|e| VideoError::BadFile { path: path.clone(), reason: e.to_string() })?;
             write_atomic(&path, &text)?;
         }
-        write_atomic(&self.entry(&note.hash, key), &entry)
+        let path = self.entry(&note.hash, key);
+        self.make_room(&path, entry.len() as u64)?;
+        write_atomic(&path, &entry)
+    }
+
+    /// Counts an entry in, if the cache is bounded; removes what no video has any more before it gives up.
+    fn make_room(&self, path: &Path, bytes: u64) -> Result<(), VideoError> {
+        let Some((limit, held)) = &self.bound else { return Ok(()) };
+        let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = fs::metadata(path).map_or(0, |facts| facts.len());
+        if *held + bytes - old.min(*held) > *limit {
+            self.prune()?;
+            *held = self.bytes()?;
+        }
+        let more = *held + bytes - old.min(*held);
+        if more > *limit {
+            return Err(VideoError::CacheFull { path: self.dir.clone(), held: *held, limit: *limit });
+        }
+        *held = more;
+        Ok(())
     }
 
     /// Bytes of all entries on disk.
@@ -146,16 +176,21 @@ impl FrameCache {
     /// # Errors
     /// [`VideoError::Io`] if a folder cannot be read or a file not be removed.
     pub fn prune(&self) -> Result<(), VideoError> {
+        // Entries first: one that is written from now on is not looked at, and the note of any other is there already.
+        let entries = self.entries()?;
         let mut noted = HashSet::new();
         for folder in listed(&self.dir.join(NOTES))? {
             for path in listed(&folder)? {
-                noted.extend(read_note(&path).ok().flatten().map(|note| note.hash));
+                noted.extend(Note::read(&path).ok().flatten().map(|note| note.hash));
             }
         }
-        for (path, _) in self.entries()? {
+        for (path, _) in entries {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             if !name.split_once('-').is_some_and(|(hash, _)| noted.contains(hash)) {
-                fs::remove_file(&path).map_err(|e| VideoError::io(&path, e))?;
+                match fs::remove_file(&path) {
+                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(VideoError::io(&path, e)),
+                    _ => {} // or another process was faster
+                }
             }
         }
         Ok(())
@@ -180,7 +215,7 @@ impl FrameCache {
     }
 
     fn note(&self, key: &CacheKey) -> Result<Option<Note>, VideoError> {
-        read_note(&self.note_path(key))
+        Note::read(&self.note_path(key))
     }
 
     fn note_path(&self, key: &CacheKey) -> PathBuf {
@@ -208,42 +243,10 @@ fn listed(folder: &Path) -> Result<Vec<PathBuf>, VideoError> {
     entries.map(|entry| Ok(entry?.path())).collect::<Result<_, _>>().map_err(|e| VideoError::io(folder, e))
 }
 
-fn read_note(path: &Path) -> Result<Option<Note>, VideoError> {
-    match fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .map(Some)
-            .map_err(|e| VideoError::BadFile { path: path.to_owned(), reason: e.to_string() }),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(VideoError::io(path, e)),
-    }
-}
-
-/// Length of a video in bytes, and when it was last changed, nanoseconds since 1970.
-fn facts(video: &Path) -> Result<(u64, i64), VideoError> {
-    let facts = fs::metadata(video).map_err(|e| VideoError::io(video, e))?;
-    let modified = facts.modified().map_err(|e| VideoError::io(video, e))?;
-    Ok((facts.len(), modified.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i64)))
-}
-
-/// BLAKE3 of a video's contents: of its file, or of the names and contents of its pictures if it is a folder.
-fn hash(video: &Path) -> Result<String, VideoError> {
-    let mut hasher = blake3::Hasher::new();
-    let mut add = |path: &Path| {
-        let file = fs::File::open(path).map_err(|e| VideoError::io(path, e))?;
-        hasher.update_reader(file).map(drop).map_err(|e| VideoError::io(path, e))
-    };
-    if video.is_dir() {
-        for picture in folder::pictures(video)? {
-            add(&picture)?;
-        }
-    } else {
-        add(video)?;
-    }
-    Ok(hasher.finalize().to_hex().to_string())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::UNIX_EPOCH;
+
     use image::RgbImage;
 
     use super::*;
@@ -260,7 +263,7 @@ mod tests {
 
     fn key(name: &str, frames: usize) -> CacheKey {
         let budget = PixelBudget { min_pixels: 1, max_pixels: 2, total_pixels: None };
-        CacheKey::new(Path::new(name), &Sampling::Uniform { frames }, &budget, 28).unwrap()
+        CacheKey::new(Path::new(name), &Sampling::Uniform { frames }, &budget, 28, None).unwrap()
     }
 
     /// A cache that holds `frames` of the video `a.mp4` beside it.
@@ -291,6 +294,9 @@ mod tests {
         assert_eq!(key("a.mp4", 3), key("a.mp4", 3));
         assert_ne!(key("a.mp4", 3), key("b.mp4", 3));
         assert_ne!(key("a.mp4", 3), key("a.mp4", 4));
+        let budget = PixelBudget { min_pixels: 1, max_pixels: 2, total_pixels: None };
+        let rate = |fps| CacheKey::new(Path::new("a"), &Sampling::Uniform { frames: 3 }, &budget, 28, fps).unwrap();
+        assert_ne!(rate(Some(1.0)), rate(Some(3.0)));
     }
 
     #[test]
@@ -318,10 +324,51 @@ mod tests {
         let other = dir.path().join("elsewhere/a.mp4");
         write_atomic(&other, b"another").unwrap();
         let refused = cache.put(&key("a.mp4", 3), &other, &frames()).unwrap_err().to_string();
-        assert!(refused.contains("is another video") && refused.contains("elsewhere/a.mp4"), "{refused}");
+        assert!(refused.contains("another video") && refused.contains("elsewhere/a.mp4"), "{refused}");
         assert_eq!(cache.get(&key("a.mp4", 3), &other).unwrap(), None);
         write_atomic(&other, b"video").unwrap();
         assert_eq!(cache.get(&key("a.mp4", 3), &other).unwrap(), Some(frames()));
+        // The data moved, and a video was replaced since.
+        fs::remove_file(dir.path().join("a.mp4")).unwrap();
+        write_atomic(&other, b"replaced").unwrap();
+        cache.put(&key("a.mp4", 3), &other, &frames()).unwrap();
+    }
+
+    #[test]
+    fn a_bounded_cache_forgets_what_changed_and_then_is_full() {
+        let (dir, cache, video) = filled();
+        let one = cache.bytes().unwrap();
+        let bounded = FrameCache::bounded(&cache.dir, 2 * one + 10).unwrap();
+        write_atomic(&video, b"another").unwrap();
+        bounded.put(&key("a.mp4", 3), &video, &frames()).unwrap();
+        bounded.put(&key("a.mp4", 3), &video, &frames()).unwrap();
+        let other = dir.path().join("b.mp4");
+        write_atomic(&other, b"b").unwrap();
+        bounded.put(&key("b.mp4", 3), &other, &frames()).unwrap();
+        assert_eq!(cache.bytes().unwrap(), 2 * one);
+        let full = bounded.put(&key("b.mp4", 2), &other, &frames()).unwrap_err();
+        assert!(matches!(full, VideoError::CacheFull { held, .. } if held == 2 * one), "{full}");
+        assert_eq!(cache.bytes().unwrap(), 2 * one);
+    }
+
+    #[test]
+    fn pictures_that_change_in_a_folder_are_noticed() {
+        let (dir, cache, _) = filled();
+        let folder = dir.path().join("pictures");
+        for name in ["1.png", "2.png"] {
+            write_atomic(&folder.join(name), name.as_bytes()).unwrap();
+        }
+        cache.put(&key("pictures", 3), &folder, &frames()).unwrap();
+        assert_eq!(cache.get(&key("pictures", 3), &folder).unwrap(), Some(frames()));
+        fs::rename(folder.join("2.png"), folder.join("0.png")).unwrap();
+        assert_eq!(cache.get(&key("pictures", 3), &folder).unwrap(), None);
+        fs::rename(folder.join("0.png"), folder.join("2.png")).unwrap();
+        assert_eq!(cache.get(&key("pictures", 3), &folder).unwrap(), Some(frames()));
+        let mut file = fs::OpenOptions::new().write(true).open(folder.join("1.png")).unwrap();
+        std::io::Write::write_all(&mut file, b"9").unwrap();
+        drop(file);
+        touch(&folder.join("1.png"), 4_000_000_000);
+        assert_eq!(cache.get(&key("pictures", 3), &folder).unwrap(), None);
     }
 
     #[test]
@@ -361,9 +408,14 @@ mod tests {
         assert_eq!(cache.get(&key("a.mp4", 3), &video).unwrap(), Some(frames()));
         assert_eq!(cache.bytes().unwrap(), bytes.len() as u64);
         let note = cache.note_path(&key("a.mp4", 3));
-        write_atomic(&note, b"{").unwrap();
-        let error = cache.get(&key("a.mp4", 3), &video).unwrap_err().to_string();
-        assert!(error.contains(note.to_str().unwrap()), "{error}");
+        let text = fs::read(&note).unwrap();
+        for at in 0..text.len() {
+            let mut damaged = text.clone();
+            damaged[at] ^= 1;
+            write_atomic(&note, &damaged).unwrap();
+            let error = cache.get(&key("a.mp4", 3), &video).unwrap_err().to_string();
+            assert!(error.contains(note.to_str().unwrap()), "{error}");
+        }
         cache.put(&key("a.mp4", 3), &video, &frames()).unwrap();
         assert_eq!(cache.get(&key("a.mp4", 3), &video).unwrap(), Some(frames()));
     }

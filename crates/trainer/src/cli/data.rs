@@ -102,6 +102,8 @@ fn probability(text: &str) -> Result<f64, String> {
 pub enum Criterion {
     /// A model solves them sometimes, but not always (Video-KTR: 20% to 80% of 8 samples)
     Difficulty,
+    /// They are of one of the `--kind`s
+    Kind,
     /// They ask what none before them asked
     Duplicates,
     /// Words of question and options
@@ -122,6 +124,9 @@ pub struct FilterArgs {
     /// By what records are kept
     #[arg(long, value_enum)]
     pub by: Criterion,
+    /// Kinds of questions (kind); may be given several times
+    #[arg(long = "kind", value_name = "NAME")]
+    pub kinds: Vec<String>,
     /// Fewest words (length)
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub min_words: usize,
@@ -221,6 +226,15 @@ pub struct TinyArgs {
     pub output: PathBuf,
 }
 
+/// Whose frames and pixels are prepared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SeenBy {
+    /// `data.frames` and `data.pixels`
+    Training,
+    /// `eval.frames` and `eval.pixels`
+    Evaluation,
+}
+
 /// What `data prepare` is told.
 #[derive(Debug, Clone, Args)]
 pub struct PrepareArgs {
@@ -239,6 +253,9 @@ pub struct PrepareArgs {
     /// Folder of prepared frames
     #[arg(long, value_name = "DIR")]
     pub cache: Option<PathBuf>,
+    /// As what they are to be seen
+    #[arg(long = "for", value_enum, value_name = "WHAT", default_value = "training")]
+    pub seen: SeenBy,
     /// Most that the folder may hold, GiB
     #[arg(long, value_name = "GIB")]
     pub max_gib: Option<f64>,
@@ -254,6 +271,9 @@ pub struct PrepareArgs {
     /// Most pixels of a frame of that video [default: the preprocessor's]
     #[arg(long, value_name = "N", requires = "video")]
     pub max_pixels: Option<usize>,
+    /// Pictures a second, if that video is a folder of pictures
+    #[arg(long, value_name = "FPS", requires = "video")]
+    pub folder_fps: Option<f64>,
     /// File for that video's tensors
     #[arg(long, value_name = "FILE", requires = "video")]
     pub output: Option<PathBuf>,

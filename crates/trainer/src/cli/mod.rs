@@ -23,7 +23,7 @@ use crate::{
 
 pub use data::{
     ConvertArgs, Criterion, DataCommand, FilterArgs, FrameRange, InspectArgs, InvertArgs, PrepareArgs, ScenesArgs,
-    SourceArgs, TinyArgs,
+    SeenBy, SourceArgs, TinyArgs,
 };
 pub use inspect::{AnalyzeArgs, AttentionArgs, ExplainArgs, ScoreArgs, SelectArgs, Study, StudyArgs};
 pub use work::{Ablation, BenchArgs, CompareArgs, EvalArgs, RewardArgs, SftArgs};

@@ -32,6 +32,12 @@ pub fn run(args: &FilterArgs) -> Result<()> {
             }
             rewrite(&records, &args.output, |_, example| (least..=most).contains(&words(&example)).then_some(example))?
         }
+        Criterion::Kind => {
+            if args.kinds.is_empty() {
+                return Err(user_error("--kind is needed: which ones? `data inspect` lists them"));
+            }
+            rewrite(&records, &args.output, |_, example| args.kinds.contains(&example.kind).then_some(example))?
+        }
         Criterion::Difficulty => {
             let model = model(args)?;
             let solved = Difficulty::measure(&records, model, args)?;
@@ -61,7 +67,7 @@ fn asked(example: &Example) -> u64 {
     let mut options: Vec<String> = example.options.iter().map(|option| plain(option)).collect();
     options.sort();
     let mut hasher = DefaultHasher::new();
-    (plain(&example.question), options).hash(&mut hasher);
+    (plain(&example.question), options, &example.description).hash(&mut hasher);
     for medium in &example.media {
         medium.path().hash(&mut hasher);
         if let Medium::Video { clip, .. } = medium {

@@ -22,8 +22,8 @@ struct Report {
     problem_type: BTreeMap<String, usize>,
     duration: BTreeMap<String, usize>,
     media: BTreeMap<&'static str, usize>,
-    /// Examples whose subtitles are there.
-    subtitles: usize,
+    /// Examples with subtitles, and those whose file is there.
+    subtitles: [usize; 2],
     /// Words of question and options.
     words: Range,
     options: Range,
@@ -56,6 +56,12 @@ impl Range {
     }
 }
 
+/// A medium's file.
+struct Found {
+    is_video: bool,
+    is_there: bool,
+}
+
 /// Names of missing and unreadable media that a report holds.
 const NAMED: usize = 100;
 
@@ -76,7 +82,8 @@ pub fn run(args: &InspectArgs) -> Result<()> {
         Ok(())
     })?;
     if args.probe {
-        report.probe(known.into_iter().filter_map(|(path, there)| there.then_some(path)).collect())?;
+        let there = known.into_iter().filter(|(_, found)| found.is_there);
+        report.probe(there.map(|(path, found)| (path, found.is_video)).collect())?;
     }
     print!("{}", report.table());
     if let Some(path) = &args.output {
@@ -86,7 +93,7 @@ pub fn run(args: &InspectArgs) -> Result<()> {
 }
 
 impl Report {
-    fn add(&mut self, example: &Example, known: &mut BTreeMap<PathBuf, bool>) {
+    fn add(&mut self, example: &Example, known: &mut BTreeMap<PathBuf, Found>) {
         let counted = [
             (&mut self.source, example.source.clone()),
             (&mut self.kind, example.kind.clone()),
@@ -100,28 +107,30 @@ impl Report {
         }
         self.words.add(words(example) as f64);
         self.options.add(example.options.len() as f64);
-        self.subtitles += usize::from(example.subtitles.as_ref().is_some_and(|file| file.path.is_file()));
+        if let Some(file) = &example.subtitles {
+            self.subtitles[0] += 1;
+            self.subtitles[1] += usize::from(file.path.is_file());
+        }
         for medium in &example.media {
-            let kind = if matches!(medium, Medium::Video { .. }) { "video" } else { "image" };
-            *self.media.entry(kind).or_default() += 1;
-            let there = match known.get(medium.path()) {
-                Some(there) => *there,
-                None => {
-                    let there = medium.path().exists();
-                    known.insert(medium.path().to_owned(), there);
-                    if !there && self.missing.len() < NAMED {
-                        self.missing.push(medium.path().to_owned());
-                    }
-                    there
+            let is_video = matches!(medium, Medium::Video { .. });
+            *self.media.entry(if is_video { "video" } else { "image" }).or_default() += 1;
+            if known.contains_key(medium.path()) {
+                continue;
+            }
+            let is_there = medium.path().exists();
+            known.insert(medium.path().to_owned(), Found { is_video, is_there });
+            if !is_there {
+                self.missing_count += 1;
+                if self.missing.len() < NAMED {
+                    self.missing.push(medium.path().to_owned());
                 }
-            };
-            self.missing_count += usize::from(!there);
+            }
         }
     }
 
     /// Opens every file and decodes a frame of it.
-    fn probe(&mut self, paths: Vec<PathBuf>) -> Result<()> {
-        probe::each(paths, |found| match found {
+    fn probe(&mut self, media: Vec<(PathBuf, bool)>) -> Result<()> {
+        probe::each(media, |found| match found {
             Ok(Some(seconds)) => self.seconds.get_or_insert_default().add(seconds),
             Ok(None) => {}
             Err(error) => {
@@ -145,8 +154,9 @@ impl Report {
             rows.extend(counts.iter().map(|(value, count)| (format!("{name} {value}"), count.to_string())));
         }
         rows.extend(self.media.iter().map(|(kind, count)| (format!("{kind}s"), count.to_string())));
-        if self.subtitles > 0 {
-            rows.push(("with subtitles".into(), self.subtitles.to_string()));
+        let [with, there] = self.subtitles;
+        if with > 0 {
+            rows.push(("with subtitles".into(), format!("{there} of {with}")));
         }
         let range = |range: &Range| format!("{:.1} ({:.0} to {:.0})", range.mean, range.min, range.max);
         rows.push(("words, mean (range)".into(), range(&self.words)));
@@ -154,9 +164,9 @@ impl Report {
         if let Some(seconds) = self.seconds.as_ref().filter(|seconds| seconds.count > 0) {
             rows.push(("seconds of a video, mean (range)".into(), range(seconds)));
         }
-        rows.push(("missing media".into(), self.missing_count.to_string()));
+        rows.push(("missing files".into(), self.missing_count.to_string()));
         if self.seconds.is_some() {
-            rows.push(("unreadable media".into(), self.unreadable_count.to_string()));
+            rows.push(("unreadable files".into(), self.unreadable_count.to_string()));
         }
         let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
         let lines = rows.iter().map(|(name, value)| format!("{name:<width$}  {value}\n"));

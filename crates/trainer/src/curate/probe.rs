@@ -13,16 +13,16 @@ use crate::run::Progress;
 /// Length of a video in seconds, none of an image or a folder of pictures; or why it cannot be read.
 type Found = Result<Option<f64>, String>;
 
-/// Opens all media, on all cores, and hands what was found of each to `with`, in their order.
+/// Opens all media (and whether each is a video), on all cores, and hands what was found of each to `with`, in their order.
 ///
 /// # Errors
 /// The threads cannot be started.
-pub(super) fn each(paths: Vec<PathBuf>, mut with: impl FnMut(Found)) -> Result<()> {
+pub(super) fn each(media: Vec<(PathBuf, bool)>, mut with: impl FnMut(Found)) -> Result<()> {
     const BATCH: usize = 64;
-    let count = paths.len();
+    let count = media.len();
     let threads = available_parallelism().map_or(1, usize::from);
     let options = LoaderOptions { depth: BATCH, threads, on_bad: OnBadExample::Skip };
-    let mut loader = Loader::new(Media(paths), Order::Once(count), options, LoaderState::default())?;
+    let mut loader = Loader::new(Media(media), Order::Once(count), options, LoaderState::default())?;
     let mut progress = Progress::start(0, count as u64);
     while loader.state().position < count as u64 {
         loader.batch(BATCH)?.examples.into_iter().for_each(&mut with);
@@ -32,7 +32,8 @@ pub(super) fn each(paths: Vec<PathBuf>, mut with: impl FnMut(Found)) -> Result<(
     Ok(())
 }
 
-struct Media(Vec<PathBuf>);
+/// Files, and whether they are to be videos.
+struct Media(Vec<(PathBuf, bool)>);
 
 impl Source for Media {
     /// A medium that cannot be read is found out, and no bad example.
@@ -43,30 +44,28 @@ impl Source for Media {
     }
 
     fn name(&self, index: usize) -> String {
-        self.0[index].display().to_string()
+        self.0[index].0.display().to_string()
     }
 
     fn prepare(&self, index: usize) -> Result<Found> {
-        Ok(seconds(&self.0[index]).map_err(|error| one_line(&error)))
+        let (path, is_video) = &self.0[index];
+        Ok(seconds(path, *is_video).map_err(|error| one_line(&error)))
     }
 }
 
-/// Length of a video in seconds, after a frame of it was decoded; `None` for an image or a folder that could be read.
+/// Length of a video in seconds, after a frame of it was decoded; `None` for an image that could be read, or a folder of
+/// which a picture could.
 ///
 /// # Errors
 /// It cannot be read, or this build has no decoder.
-fn seconds(path: &Path) -> Result<Option<f64>> {
+fn seconds(path: &Path, is_video: bool) -> Result<Option<f64>> {
+    if is_video {
+        return Ok(Some(video(path)?).filter(|_| !path.is_dir()));
+    }
     let named = || path.display().to_string();
-    if path.is_dir() {
-        // Its pictures are read at any rate, which says nothing of its length.
-        return video(path).map(|_| None);
-    }
     let image = image::ImageReader::open(path).with_context(named)?.with_guessed_format().with_context(named)?;
-    if image.format().is_some() {
-        image.decode().with_context(named)?;
-        return Ok(None);
-    }
-    video(path).map(Some)
+    image.decode().with_context(named)?;
+    Ok(None)
 }
 
 #[cfg(feature = "decode")]

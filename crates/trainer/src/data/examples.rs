@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail};
 use foveate_policy::{Content, Media, Message, ModelConfig, Prompt, TextProcessor};
@@ -11,7 +12,7 @@ use foveate_data::{Prompts, Seen, Turn};
 
 use super::{Example, MediaReader, Medium, Records, Source};
 use crate::cli::Ablation;
-use crate::config::{Config, FramesTable, PixelsTable, SamplingMode, prompts};
+use crate::config::{Config, FramesTable, PixelsTable, prompts};
 use crate::error::{UserContext, user_error};
 use crate::frame_sets::Picked;
 use crate::stats::event_frames;
@@ -75,6 +76,10 @@ pub struct Preparer {
     prompts: Prompts,
     longest: usize,
     picked: Option<Picked>,
+    /// Whether the first of a video's frames is all that is shown.
+    first_only: bool,
+    /// Whether it was said that subtitles are missing.
+    told: AtomicBool,
 }
 
 /// What is seen of examples' videos, and by whom.
@@ -125,11 +130,13 @@ impl Examples {
     /// A user error: the records or the model's preprocessing cannot be read.
     pub fn evaluation(asked: &Asked<'_>, config: &Config, model: &Path, text: Arc<TextProcessor>) -> Result<Self> {
         let ablation = asked.ablation;
-        let one = FramesTable { sampling: SamplingMode::Uniform, count: 1, from: None, ..config.eval.frames.clone() };
+        let first_only = ablation == Some(Ablation::FirstFrame);
+        let unpicked = FramesTable { from: None, ..config.eval.frames.clone() };
         let view = View::evaluation(config, model);
-        let view = if ablation == Some(Ablation::FirstFrame) { View { frames: &one, ..view } } else { view };
+        let view = if first_only { View { frames: &unpicked, ..view } } else { view };
         let examples = Self::of(config.data.test_records(asked.file)?.into(), &view, config, text)?;
-        Ok(Self { ablation, described: asked.described.cloned(), ..examples })
+        let preparer = Preparer { first_only, ..examples.preparer };
+        Ok(Self { ablation, described: asked.described.cloned(), preparer, ..examples })
     }
 
     /// The media of the next example that shows other media of the same kinds.
@@ -175,6 +182,8 @@ impl Preparer {
             prompts: prompts("data.prompt", &data.prompt)?,
             longest: data.max_prompt_tokens.min(room(view.model, config)?),
             picked,
+            first_only: false,
+            told: AtomicBool::new(false),
         })
     }
 
@@ -184,6 +193,7 @@ impl Preparer {
     /// A medium cannot be read, or the prompt is too long.
     pub fn ready(&self, example: Example) -> Result<Prepared> {
         let media = example.media.iter().map(|medium| self.read(&example, medium)).collect::<Result<Vec<_>>>()?;
+        self.tell_of_subtitles(&example);
         let event = event(&example, &media);
         let shapes = media.iter().map(|medium| self.media.shape(medium.patches())).collect();
         let turn = self.prompts.fill(&example, seen(&example, &media))?;
@@ -199,8 +209,21 @@ impl Preparer {
         Ok(Prepared { example, record: 0, asked, prompt, shapes, event })
     }
 
+    /// Says once if subtitles that a prompt is to tell are not there: some videos have none, but not all.
+    fn tell_of_subtitles(&self, example: &Example) {
+        let file = example.subtitles.as_ref().filter(|_| self.prompts.tells_subtitles());
+        if let Some(file) = file.filter(|file| !file.path.exists())
+            && !self.told.swap(true, Ordering::Relaxed)
+        {
+            tracing::warn!("no subtitles at {}; how many there are: trainer data inspect", file.path.display());
+        }
+    }
+
     fn read(&self, example: &Example, medium: &Medium) -> Result<Media> {
         Ok(match (medium, &self.picked) {
+            (Medium::Video { path, clip }, None) if self.first_only => {
+                Media::Video(Arc::new(self.media.video_of(path, *clip, &[0])?))
+            }
             (Medium::Video { path, clip }, None) => Media::Video(Arc::new(self.media.video(path, *clip)?)),
             (Medium::Video { path, clip }, Some(picked)) => {
                 let places = picked.places(example, path, *clip)?;

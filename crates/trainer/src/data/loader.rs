@@ -193,7 +193,10 @@ impl<S: Source> Loader<S> {
         if !self.state.bad.insert(record) {
             return Ok(None);
         }
-        let bad = BadExample { name: self.source.name(record), error: one_line(error) };
+        let (name, error) = (self.source.name(record), one_line(error));
+        // An error of the record itself begins with its place.
+        let error = error.strip_prefix(&format!("{name}: ")).unwrap_or(&error).to_owned();
+        let bad = BadExample { name, error };
         if self.state.bad.len() == 1 {
             self.first_bad = format!("{}: {}", bad.name, bad.error);
         }

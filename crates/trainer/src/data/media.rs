@@ -27,6 +27,7 @@ pub struct MediaReader {
     time_scale: TimeScale,
     #[cfg(feature = "decode")]
     decode: foveate_video::DecodeOptions,
+    folder_fps: Option<f64>,
     cache: Option<FrameCache>,
     memory: Arc<FrameMemory>,
 }
@@ -71,9 +72,15 @@ impl MediaReader {
             time_scale: data.time_scale,
             #[cfg(feature = "decode")]
             decode: data.decode,
+            folder_fps: data.decode.folder_fps,
             cache: data.cache.as_deref().map(FrameCache::open),
             memory: Arc::new(FrameMemory::new(data.memory_mib << 20)),
         })
+    }
+
+    /// The same with a cache that `data prepare` may fill.
+    pub fn with_cache(self, cache: FrameCache) -> Self {
+        Self { cache: Some(cache), ..self }
     }
 
     /// The patches of a video, or of the part of it within `clip`.
@@ -170,7 +177,8 @@ impl MediaReader {
     pub fn image(&self, path: &Path) -> Result<Patches> {
         let image = image::ImageReader::open(path)
             .with_context(|| path.display().to_string())?
-            .with_guessed_format()?
+            .with_guessed_format()
+            .with_context(|| path.display().to_string())?
             .decode()
             .with_context(|| path.display().to_string())?;
         Ok(self.processor.image(&image.into_rgb8(), &self.budget)?)
@@ -192,7 +200,7 @@ impl MediaReader {
     /// Prepared frames are found by the path within the data, which is the same on every machine.
     fn key(&self, path: &Path, clip: Clip) -> Result<CacheKey> {
         let name = path.strip_prefix(&self.root).unwrap_or(path);
-        Ok(CacheKey::new(name, &self.sampling(clip), &self.budget, self.processor.factor())?)
+        Ok(CacheKey::new(name, &self.sampling(clip), &self.budget, self.processor.factor(), self.folder_fps)?)
     }
 
     /// The sampling of a whole video, or of a part of it.

@@ -19,7 +19,7 @@ use crate::run::write_lines;
 /// name. `None` if it was stopped meanwhile.
 ///
 /// # Errors
-/// A user error: the model cannot be read, a setting is wrong, or two examples have one name.
+/// A user error: the model cannot be read, or a setting is wrong.
 pub(super) fn describe(
     args: &EvalArgs,
     config: &Config,
@@ -35,7 +35,6 @@ pub(super) fn describe(
     config.eval.max_new_tokens = args.describe_tokens as usize;
     // A description is not judged: what these scorers say of it is not kept.
     config.reward = RubricConfig::default();
-    distinct(&config, exam)?;
     let candidate = Candidate::load(describer, &config)?;
     let Some(items) = said(&candidate.examinee(describer, &config), exam, file, kept)? else { return Ok(None) };
     let unjudged = |item: Item| Item {
@@ -51,7 +50,7 @@ pub(super) fn describe(
 }
 
 /// An error if two of the examples have one name, so that words could be taken for those of another.
-fn distinct(config: &Config, exam: &Exam<'_>) -> Result<()> {
+pub(super) fn distinct(config: &Config, exam: &Exam<'_>) -> Result<()> {
     let records = config.data.test_records(exam.asked.file)?;
     let count = if config.eval.limit == 0 { records.len() } else { records.len().min(config.eval.limit) };
     let mut known = HashSet::new();

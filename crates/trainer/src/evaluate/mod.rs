@@ -52,6 +52,9 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     let stop = Stop::listen()?;
     let asked = Asked::whole(&file);
     let exam = Exam { asked, stop: &stop };
+    if args.describe_with.is_some() || args.ablate.is_some() {
+        described::distinct(&config, &exam)?;
+    }
     let mut kept = Vec::new();
     // Before the other model is loaded: one at a time is in memory.
     let described = match &args.describe_with {
@@ -117,13 +120,17 @@ fn asked(examinee: &Examinee<'_>, exam: &Exam<'_>) -> Result<String> {
     let selector = config.eval.frames.from.as_deref().map(|dir| state(&dir.join("model.safetensors")));
     let files =
         [state(examinee.dir), state(&examinee.dir.join("model.safetensors")), state(exam.asked.file), state(prompt)];
+    let records: Vec<_> = match exam.asked.file.is_dir() {
+        true => config.data.test_records(exam.asked.file)?.files().map(state).collect(),
+        false => Vec::new(),
+    };
     // In the order of their names, so that the same words are the same text.
     let described: Option<BTreeMap<_, _>> = exam.asked.described.map(|words| words.iter().collect());
     let described = described.map(|words| fingerprint(&words));
     let model = &config.model;
     let settings =
         (&config.data, config.eval.protocol(), &config.reward, model.dtype, config.eval_tokens(), config.run.seed);
-    Ok(serde_json::to_string(&(files, selector, settings, exam.asked.ablation.map(word), described))?)
+    Ok(serde_json::to_string(&(files, records, selector, settings, exam.asked.ablation.map(word), described))?)
 }
 
 fn fingerprint(value: &impl Hash) -> u64 {
@@ -169,7 +176,13 @@ pub fn protocol(config: &Config) -> String {
         None => format!("{:?}", eval.frames.sampling()),
     };
     format!(
-        "frames {frames}, {} to {} pixels per frame, temperature {}, top-p {}, top-k {}, repetition penalty {}",
-        budget.min_pixels, budget.max_pixels, eval.temperature, eval.top_p, eval.top_k, eval.repetition_penalty
+        "prompt {}, frames {frames}, {} to {} pixels per frame, temperature {}, top-p {}, top-k {}, repetition penalty {}",
+        config.data.prompt,
+        budget.min_pixels,
+        budget.max_pixels,
+        eval.temperature,
+        eval.top_p,
+        eval.top_k,
+        eval.repetition_penalty
     )
 }

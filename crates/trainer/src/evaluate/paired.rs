@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use anyhow::{Result, ensure};
 
-use crate::eval::{Change, Item, Share, comparison};
+use crate::eval::{Change, Item, SCORES, Share, comparison};
 
 /// The table of both, with what their difference is worth: McNemar's test and the knowledge gain.
 ///
@@ -35,10 +35,29 @@ pub(super) fn table(before: &[Item], after: &[Item]) -> Result<String> {
     let lost = pairs.iter().filter(|(a, b)| right(a) && !right(b)).count();
     let _ = writeln!(text, "wrong before and right after: {won}; right before and wrong after: {lost}");
     let _ = writeln!(text, "McNemar's exact test: p = {:.2e}", mcnemar(won, lost));
+    for (key, name) in SCORES {
+        let differences: Vec<f64> = pairs
+            .iter()
+            .filter_map(|(a, b)| Some(f64::from(*b.scores.get(key)?) - f64::from(*a.scores.get(key)?)))
+            .filter(|difference| !difference.is_nan())
+            .collect();
+        if !differences.is_empty() {
+            let Change { mean, half_width } = Change::of(&differences);
+            let items = differences.len();
+            let _ = writeln!(text, "{name}: {:+.1} +- {:.1} over {items} items", 100.0 * mean, 100.0 * half_width);
+        }
+    }
+    // Video-MMMU's track of questions whose answers a video teaches.
+    let taught =
+        |items: &[Item]| -> Vec<Item> { items.iter().filter(|item| item.kind == "Adaptation").cloned().collect() };
+    let (first, second) = (taught(&first), taught(&second));
     let start = Share::of(&first).mean;
-    if start < 1.0 {
+    if !first.is_empty() && start < 1.0 {
         let gain = 100.0 * Change::between(&first, &second).mean / (1.0 - start);
-        let _ = writeln!(text, "knowledge gain (gain in percent of what was missing before; Video-MMMU): {gain:+.1}");
+        let _ = writeln!(
+            text,
+            "knowledge gain (of Adaptation, in percent of what was missing before; Video-MMMU): {gain:+.1}"
+        );
     }
     Ok(text)
 }
@@ -96,7 +115,17 @@ mod tests {
         let text = table(&before, &after).unwrap();
         assert!(text.contains("left out, since the other file lacks them: 1 before, 1 after"), "{text}");
         assert!(text.contains("right after: 1; right before and wrong after: 0"), "{text}");
-        assert!(text.contains("Video-MMMU): +100.0"), "{text}");
+        assert!(!text.contains("knowledge gain"), "{text}");
+        let taught = |item: &Item| Item {
+            kind: "Adaptation".into(),
+            scores: [("iou".into(), item.accuracy)].into(),
+            ..item.clone()
+        };
+        let text = table(&[taught(&before[0]), before[1].clone()], &[after[0].clone(), taught(&after[1])]).unwrap();
+        assert!(
+            text.contains("mean temporal IoU: +100.0 +- 0.0 over 1 items") && text.contains("Video-MMMU): +100.0"),
+            "{text}"
+        );
         assert!(table(&before, &[item("x", 1.0)]).is_err());
         let twice = table(&[item("a", 0.0)], &[item("a", 1.0), item("a", 1.0)]).unwrap_err().to_string();
         assert_eq!(twice, "example a is answered twice in one file");

@@ -90,6 +90,7 @@ mod tests {
 
     use super::*;
     use crate::data::Apart;
+    use crate::run::write_atomically;
 
     /// A question about three frames of 32 x 32 pixels, of which the embedded model makes a token each.
     fn framed(model: &Path) -> Framed {
@@ -98,28 +99,34 @@ mod tests {
         let frames: Vec<Patches> = [0, 100, 200].map(frame).to_vec();
         let apart = Apart { frames, indices: vec![0, 5, 9], times: vec![0.0, 0.5, 0.9], duration: 1.0 };
         let options = vec!["red".to_owned(), "blue".to_owned()];
-        let example = Example { question: "Which?".into(), options, answer: "B".into(), ..Example::default() };
+        let example = Example { question: "which".into(), options, answer: "B".into(), ..Example::default() };
         Framed::new(example, 0, apart)
     }
 
     #[test]
     fn frames_are_labelled_by_their_place_in_the_set_and_stand_in_their_order_in_time() {
         let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data/tiny-vlm");
-        let asker = FrameAsker::new(&model, &ScorerTable::default()).unwrap();
+        // Words that the embedded model has tokens for.
+        let folder = tempfile::tempdir().unwrap();
+        let prompt = folder.path().join("asked.toml");
+        write_atomically(
+            &prompt,
+            b"system = \"circle\"\nuser = \"{{ question }}{% for option in options %} {{ option.text }}{% endfor %}\"",
+        )
+        .unwrap();
+        let prompt = prompt.display().to_string();
+        let table = ScorerTable { path: None, prompt, frame_label: "t{n} ".into(), answer_prefix: "<answer>".into() };
+        let asker = FrameAsker::new(&model, &table).unwrap();
         let prompt = asker.prompt(&framed(&model), &[2, 0]).unwrap();
-        let text: String = prompt.ids.iter().map(|id| asker.text.spelling(*id).unwrap()).collect();
-        let frame = |number: usize| {
-            let pads = "<|image_pad|>".repeat(prompt.media[number].patches().grid.patches() / 4);
-            format!("Frame{}: <|vision_start|>{pads}<|vision_end|>\n", number + 1)
-        };
+        let text: Vec<String> = prompt.ids.iter().map(|id| asker.text.spelling(*id).unwrap()).collect();
+        let pads = "<|image_pad|> ".repeat(prompt.media[0].patches().grid.patches() / 4);
+        let frame = |label: &str| format!("{label} <|vision_start|> {pads}<|vision_end|>");
         let expected = format!(
-            "<|im_start|>system\nYou are a helpful assistant. Please choose the correct answer to the multiple-choice question \
-            regarding a video. The answer must be a single uppercase letter.<|im_end|>\n<|im_start|>user\n{}{}Which?\nOptions:\n\
-            A. red\nB. blue<|im_end|>\n<|im_start|>assistant\nAnswer:",
-            frame(0),
-            frame(1),
+            "<|im_start|> system circle <|im_end|> <|im_start|> user {} {} which red blue <|im_end|> <|im_start|> assistant <answer>",
+            frame("t1"),
+            frame("t2")
         );
-        assert_eq!(text, expected);
+        assert_eq!(text.join(" "), expected);
         let shades: Vec<f32> = prompt.media.iter().map(|media| media.patches().pixels[[0, 0]]).collect();
         assert!(shades[0] < shades[1], "{shades:?}");
         assert_eq!(asker.letters(2).unwrap().len(), 2);

@@ -39,6 +39,16 @@ pub struct Sees {
 /// File of what a selector sees within its directory.
 const SEES: &str = "selector.json";
 
+impl Sees {
+    /// What the selector in a directory was trained to see.
+    ///
+    /// # Errors
+    /// A user error: it cannot be read.
+    pub fn read(dir: &Path) -> Result<Self> {
+        read_json(&dir.join(SEES)).context("what the selector was trained to see").user()
+    }
+}
+
 impl Picker {
     /// The selector that a run trains: that of its checkpoint, or of `model.path`, or if that is a Qwen2.5-VL model a new one
     /// for its vision tower. It sees what the configuration says.
@@ -73,8 +83,7 @@ impl Picker {
                 dir.display()
             )));
         }
-        let sees: Sees = read_json(&dir.join(SEES)).context("what the selector was trained to see").user()?;
-        Self::of(Selector::load(dir, options).user()?, sees, SEES)
+        Self::of(Selector::load(dir, options).user()?, Sees::read(dir)?, SEES)
     }
 
     fn of(selector: Selector, sees: Sees, prompt: &str) -> Result<Self> {

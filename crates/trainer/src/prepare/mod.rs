@@ -2,18 +2,19 @@
 
 mod one;
 
-use anyhow::Result;
-use foveate_video::FrameCache;
+use anyhow::{Context, Result};
+use foveate_video::{FrameCache, VideoError};
 
-use crate::cli::PrepareArgs;
+use crate::cli::{PrepareArgs, SeenBy};
 use crate::config::resolve_plain;
 use crate::data::{Loader, LoaderOptions, LoaderState, MediaReader, Medium, Order, Records, Source, View};
-use crate::error::{existing, user_error};
+use crate::error::{UserContext, existing, user_error};
+use crate::frame_sets::Sees;
 use crate::run::Progress;
 
 const GIB: f64 = (1u64 << 30) as f64;
 
-/// Records prepared together, between which progress is shown.
+/// Videos prepared ahead, and records between which progress is shown.
 const BATCH: usize = 32;
 
 /// Fills the cache and says what was done.
@@ -32,35 +33,41 @@ pub fn run(args: &PrepareArgs) -> Result<()> {
     existing("--input", input)?;
     config.data.cache = Some(folder.clone());
     config.data.format = args.format.unwrap_or(config.data.format);
-    let records = config.data.training_records(input)?;
-    let view = View::training(&config, model);
-    let media = MediaReader::new(&view, &config.data, records.media_root())?;
+    config.data.test_format = args.format.or(config.data.test_format);
+    let seen = args.seen;
+    let records = match seen {
+        SeenBy::Training => config.data.training_records(input)?,
+        SeenBy::Evaluation => config.data.test_records(input)?,
+    };
+    let cache = match args.max_gib {
+        Some(most) => FrameCache::bounded(folder, (most * GIB) as u64).user()?,
+        None => FrameCache::open(folder),
+    };
+    let view = match seen {
+        SeenBy::Training => View::training(&config, model),
+        SeenBy::Evaluation => View::evaluation(&config, model),
+    };
+    let selector = view.frames.from.as_deref();
+    let sees = selector.map(Sees::read).transpose()?;
+    let views = match selector.zip(sees.as_ref()) {
+        // A selector's candidates, as it sees them, and at the size that the policy sees.
+        Some((model, Sees { frames, pixels, .. })) => {
+            vec![View { model, frames, pixels }, View { frames, ..view }]
+        }
+        None => vec![view],
+    };
+    let reader =
+        |view: &View<'_>| Ok(MediaReader::new(view, &config.data, records.media_root())?.with_cache(cache.clone()));
+    let media = views.iter().map(reader).collect::<Result<Vec<_>>>()?;
     let count = records.len();
     let options = LoaderOptions { depth: BATCH, threads: config.data.threads, on_bad: config.data.on_bad_example };
     let videos = Videos { records, media };
     let mut loader = Loader::new(videos, Order::Once(count), options, LoaderState::default())?;
     let mut progress = Progress::start(0, count as u64);
     let mut decoded = 0;
-    let cache = FrameCache::open(folder);
-    loop {
-        let batch = loader.batch(BATCH)?;
-        if batch.examples.is_empty() {
-            break;
-        }
-        decoded += batch.examples.iter().sum::<usize>();
-        if let Some(most) = args.max_gib {
-            let held = || Ok::<f64, anyhow::Error>(cache.bytes()? as f64 / GIB);
-            if held()? > most {
-                cache.prune()?;
-            }
-            let held = held()?;
-            if held > most {
-                let done = loader.state().position;
-                return Err(user_error(format!(
-                    "{}: {held:.1} GiB after {done} records, more than --max-gib {most}; what is prepared stays",
-                    folder.display()
-                )));
-            }
+    while loader.state().position < count as u64 {
+        for videos in loader.batch(BATCH)?.examples {
+            decoded += videos.with_context(|| format!("{decoded} videos prepared")).user()?;
         }
         progress.at(loader.state().position, &format!("{decoded} videos decoded"));
     }
@@ -72,12 +79,13 @@ pub fn run(args: &PrepareArgs) -> Result<()> {
 
 struct Videos {
     records: Records,
-    media: MediaReader,
+    /// As many as there are ways in which a video is seen.
+    media: Vec<MediaReader>,
 }
 
 impl Source for Videos {
-    /// Videos that had to be decoded.
-    type Item = usize;
+    /// Videos that had to be decoded; or that the cache is full, which is no fault of the example.
+    type Item = Result<usize, VideoError>;
 
     fn count(&self) -> usize {
         self.records.len()
@@ -87,13 +95,21 @@ impl Source for Videos {
         self.records.place(record)
     }
 
-    fn prepare(&self, record: usize) -> Result<usize> {
+    fn prepare(&self, record: usize) -> Result<Self::Item> {
         let mut decoded = 0;
         for media in self.records.get(record)?.media {
-            if let Medium::Video { path, clip } = media {
-                decoded += usize::from(self.media.prepare(&path, clip)?);
+            let Medium::Video { path, clip } = media else { continue };
+            for reader in &self.media {
+                match reader.prepare(&path, clip) {
+                    Ok(new) => decoded += usize::from(new),
+                    Err(error) => match error.downcast() {
+                        Ok(full @ VideoError::CacheFull { .. }) => return Ok(Err(full)),
+                        Ok(other) => return Err(other.into()),
+                        Err(error) => return Err(error),
+                    },
+                }
             }
         }
-        Ok(decoded)
+        Ok(Ok(decoded))
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use foveate_video::{Frames, ImageProcessor, PixelBudget, Sampling, TimeScale};
+use foveate_video::{DecodeOptions, Frames, ImageProcessor, PixelBudget, Sampling, TimeScale};
 use safetensors::{Dtype, tensor::TensorView};
 
 use crate::cli::PrepareArgs;
@@ -28,7 +28,8 @@ pub(super) fn run(args: &PrepareArgs, video: &Path) -> Result<()> {
         total_pixels: None,
     };
     let sampling = Sampling::Uniform { frames: args.num_frames as usize };
-    let frames = decode(&processor, video, &sampling, &budget).user()?;
+    let options = DecodeOptions { folder_fps: args.folder_fps, ..DecodeOptions::default() };
+    let frames = decode(&processor, video, &sampling, &budget, &options).user()?;
     let patches = processor.video(&frames, TimeScale::True).user()?;
     let grid = [patches.grid.t, patches.grid.h, patches.grid.w];
     let bytes = |values: &[f64]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
@@ -52,11 +53,17 @@ pub(super) fn run(args: &PrepareArgs, video: &Path) -> Result<()> {
 }
 
 #[cfg(feature = "decode")]
-fn decode(processor: &ImageProcessor, video: &Path, sampling: &Sampling, budget: &PixelBudget) -> Result<Frames> {
-    Ok(processor.decode_video(video, sampling, budget, &foveate_video::DecodeOptions::default())?)
+fn decode(
+    processor: &ImageProcessor,
+    video: &Path,
+    sampling: &Sampling,
+    budget: &PixelBudget,
+    options: &DecodeOptions,
+) -> Result<Frames> {
+    Ok(processor.decode_video(video, sampling, budget, options)?)
 }
 
 #[cfg(not(feature = "decode"))]
-fn decode(_: &ImageProcessor, video: &Path, _: &Sampling, _: &PixelBudget) -> Result<Frames> {
+fn decode(_: &ImageProcessor, video: &Path, _: &Sampling, _: &PixelBudget, _: &DecodeOptions) -> Result<Frames> {
     anyhow::bail!("{}: this build cannot decode", video.display())
 }

@@ -103,12 +103,12 @@ fn a_folder_of_pictures_is_a_video() {
     let refused = (refused.status.code(), String::from_utf8(refused.stderr).unwrap());
     assert!(refused.0 == Some(2) && refused.1.contains("pictures cannot be read: it is a folder"), "{refused:?}");
     let seen = succeed(&["data", "inspect", "--input", text(&data), "--probe"]);
-    assert!(seen.contains("unreadable media") && !seen.contains("unreadable:"), "{seen}");
+    assert!(seen.contains("unreadable files") && !seen.contains("unreadable:"), "{seen}");
 
     let cache = folder.path().join("cache");
     let prepare = ["data", "prepare", "--model", text(&shared.model), "--config", text(&shared.config), "--input"];
     succeed(&[&prepare[..], &[text(&data), "--cache", text(&cache)], &rate].concat());
     std::fs::remove_dir_all(&pictures).unwrap();
     let cached = format!("data.cache={}", cache.display());
-    assert_eq!(items(&data, &apart, &["--set", &cached]), expected);
+    assert_eq!(items(&data, &apart, &[&rate[..], &["--set", &cached]].concat()), expected);
 }

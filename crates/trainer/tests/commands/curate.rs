@@ -32,16 +32,22 @@ fn records_are_converted_inverted_filtered_and_counted() {
     let said = succeed(&["data", "filter", "--by", "duplicates", "--input", text(&both), "--output", text(&filtered)]);
     assert!(said.starts_with("20 of 40 records kept"), "{said}");
 
+    let flashes = lines(&converted).iter().filter(|record| record["kind"] == json!("flash")).count();
+    let by_kind = ["data", "filter", "--by", "kind", "--input", text(&converted), "--output", text(&filtered)];
+    let said = succeed(&[&by_kind[..], &["--kind", "flash"]].concat());
+    assert!(flashes > 0 && said.starts_with(&format!("{flashes} of 20 records kept")), "{said}");
+    assert!(error(&by_kind, 2).contains("--kind is needed"));
+
     let root = ["--media-root", text(&shared().scenes)];
     let inspect = ["data", "inspect", "--input", text(&both), "--probe", "--output", text(&report)];
     let said = succeed(&[&inspect[..], &root].concat());
-    assert!(said.contains("unreadable media") && said.contains("video"), "{said}");
+    assert!(said.contains("unreadable files") && said.contains("video"), "{said}");
     let report: Value = serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap();
     assert_eq!(
         (&report["records"], &report["missing_count"], &report["unreadable_count"]),
         (&json!(40), &json!(0), &json!(0))
     );
-    assert!(succeed(&["data", "inspect", "--input", text(&both)]).contains("missing media"));
+    assert!(succeed(&["data", "inspect", "--input", text(&both)]).contains("missing files"));
 }
 
 #[test]

@@ -83,7 +83,8 @@ fn a_filter_leaves_out_what_it_cannot_see_or_ends_with_the_first_of_it() {
         let files = ["data", "filter", "--by", by, "--input", text(&input), "--output", text(&output)];
         let model = ["--model", text(&shared().model), "--config", text(&shared().config), "--samples", "2"];
         let widest = ["--min-accuracy", "0", "--max-accuracy", "1", "--min-variance", "0", "--subset-frames", "2"];
-        let short = ["--set", "rollout.max_new_tokens=4", "--set", "scorer.prompt=scenes", "--set", "scorer.frame_label="];
+        let short =
+            ["--set", "rollout.max_new_tokens=4", "--set", "scorer.prompt=scenes", "--set", "scorer.frame_label="];
         let args = [&files[..], &model, &widest, &short, &["--set", "scorer.answer_prefix=<answer>"]].concat();
         let said = run(&args);
         let warned = String::from_utf8(said.stderr).unwrap();

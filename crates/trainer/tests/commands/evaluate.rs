@@ -72,6 +72,55 @@ fn a_file_in_the_format_of_video_r1_is_evaluated_and_trained_on_with_and_without
 }
 
 #[test]
+fn an_answer_is_right_or_wrong_whatever_it_earns() {
+    let folder = tempfile::tempdir().unwrap();
+    let answers = |name: &str, reward: &[&str]| {
+        let output = folder.path().join(name);
+        evaluated(&output, reward);
+        lines(&output).iter().map(|item| (item["accuracy"].clone(), item["reward"].clone())).collect::<Vec<_>>()
+    };
+    let usual = answers("usual.jsonl", &[]);
+    let soft = ["--set", "reward.soft-choice.weight=1.0", "--set", "reward.accuracy.rule=appo"];
+    let other = answers("other.jsonl", &soft);
+    let first = |items: &[(Value, Value)]| items.iter().map(|item| item.0.clone()).collect::<Vec<_>>();
+    assert_eq!(first(&usual), first(&other));
+    assert_ne!(usual, other, "the rewards do differ");
+}
+
+#[test]
+fn frames_are_prepared_as_evaluation_sees_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let scenes = folder.path().join("scenes");
+    let shared = shared();
+    std::fs::create_dir_all(scenes.join("videos")).unwrap();
+    std::fs::copy(shared.scenes.join("test.jsonl"), scenes.join("test.jsonl")).unwrap();
+    for record in lines(&shared.scenes.join("test.jsonl")) {
+        let video = record["video"].as_str().unwrap();
+        std::fs::copy(shared.scenes.join(video), scenes.join(video)).unwrap();
+    }
+    let cache = folder.path().join("cache");
+    let test = scenes.join("test.jsonl");
+    let larger = ["--set", "eval.pixels.min=4096", "--set", "eval.pixels.max=4096", "--set", "eval.frames.count=8"];
+    let prepare = ["data", "prepare", "--model", text(&shared.model), "--config", text(&shared.config)];
+    let prepare = [&prepare[..], &["--input", text(&test), "--cache", text(&cache)], &larger].concat();
+    assert!(succeed(&[&prepare[..], &["--for", "evaluation"]].concat()).contains("6 videos decoded"));
+    let asked = [&["--data", text(&test), "--ablate", "first-frame"][..], &larger].concat();
+    let [decoded, cached] = ["decoded", "cached"].map(|name| folder.path().join(format!("{name}.jsonl")));
+    evaluated(&decoded, &asked);
+    let full = [&prepare[..], &["--max-gib", "0.0001"]].concat();
+    let full = error(&full, 2);
+    assert!(full.contains("is full") && full.contains("the limit is 107374"), "{full}");
+    std::fs::remove_dir_all(scenes.join("videos")).unwrap();
+    let from_cache = format!("data.cache={}", cache.display());
+    evaluated(&cached, &[&asked[..], &["--set", &from_cache]].concat());
+    for end in ["jsonl", "first-frame.jsonl"] {
+        let items = [&decoded, &cached].map(|path| std::fs::read(path.with_extension(end)).unwrap());
+        assert_eq!(items[0], items[1], "{end}");
+    }
+    assert_eq!(lines(&cached)[0]["shapes"], json!([[8, 64, 64]]));
+}
+
+#[test]
 fn taking_the_video_away_is_reported_pair_by_pair() {
     let folder = tempfile::tempdir().unwrap();
     for ablation in ["blind", "shuffle", "first-frame", "other-video"] {
