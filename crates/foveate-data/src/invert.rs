@@ -78,7 +78,7 @@ impl Inversion {
 /// that says the same as the old answer is left out; `None` if no other is there.
 fn inverted(example: &Example, right: usize, question: String, random: &mut ChaCha8Rng) -> Option<Example> {
     let old = &example.options[right];
-    let wrong: Vec<&String> = example.options.iter().filter(|option| *option != old).collect();
+    let wrong: Vec<&String> = example.options.iter().filter(|option| said(option) != said(old)).collect();
     if wrong.is_empty() {
         return None;
     }
@@ -99,6 +99,12 @@ fn inverted(example: &Example, right: usize, question: String, random: &mut ChaC
     })
 }
 
+/// What an option says, whatever its letter case, blanks and full stop.
+fn said(option: &str) -> String {
+    let plain = option.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase();
+    plain.trim_end_matches('.').to_owned()
+}
+
 /// The question in lower case with its negation; `None` if it has no word to negate. The released script takes the beginning
 /// of a word for the word ("washing" for "was").
 fn negated(style: Style, question: &str, as_released: bool) -> Option<String> {
@@ -116,7 +122,12 @@ fn negated(style: Style, question: &str, as_released: bool) -> Option<String> {
             let is_word = |rest: &str| as_released || !rest.starts_with(|c: char| c.is_alphanumeric() || c == '\'');
             let begins = STAR.iter().find(|(word, _)| question.strip_prefix(word).is_some_and(is_word));
             let begins = begins.map(|(word, negation)| question.replacen(word, negation, 1));
-            begins.or_else(|| second(STAR))
+            let two = || {
+                let begin = words.get(..2)?.join(" ");
+                let (_, negation) = STAR.iter().find(|(known, _)| *known == begin)?;
+                Some([&[*negation], words.get(2..).unwrap_or_default()].concat().join(" "))
+            };
+            begins.or_else(two).or_else(|| second(STAR))
         }
     }
 }
@@ -145,6 +156,7 @@ mod tests {
         let star = |question: &str| negated(Style::Star, question, false);
         assert_eq!(star("What will the person do next?").unwrap(), "what won't the person do next?");
         assert_eq!(star("What happened after?").unwrap(), "what didn't happen after?");
+        assert_eq!(star("What  will the person do?").unwrap(), "what won't the person do?");
         assert_eq!(star("Which did they take?").unwrap(), "which didn't they take?");
         assert_eq!(star("Did he sit, or did he stand?").unwrap(), "didn't he sit, or did he stand?");
         assert_eq!(star("Which object was taken?"), None);
@@ -167,7 +179,7 @@ mod tests {
     fn an_option_that_says_what_the_old_answer_says_is_no_answer() {
         let all = Inversion { style: Style::NextGqa, probability: 1.0, as_released: false, seed: 1 };
         let mut twice = example("Why did it fall?", 3, 1);
-        twice.options[0] = twice.options[1].clone();
+        twice.options[0] = format!(" {}.", twice.options[1].to_uppercase());
         let after = all.apply(twice.clone(), 0);
         assert_eq!((after.options.len(), after.negated), (2, Some(true)));
         let right: usize = after.options.iter().position(|option| *option == twice.options[2]).unwrap();

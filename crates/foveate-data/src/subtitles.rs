@@ -35,8 +35,9 @@ impl Subtitles {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(String::new()),
             Err(source) => return Err(DataError::File { path: self.path.clone(), source }),
         };
+        let text = text.trim_start_matches('\u{feff}'); // a byte order mark
         let is_json = self.path.extension().is_some_and(|end| end.eq_ignore_ascii_case("json"));
-        let cues = if is_json { json(&text) } else { srt(&text) }.map_err(content)?;
+        let cues = if is_json { json(text) } else { srt(text) }.map_err(content)?;
         let is_shown = |[start, end]: [f64; 2]| times.iter().any(|time| (start..=end).contains(&(time + self.begin)));
         let mut lines: Vec<String> =
             cues.into_iter().filter(|(span, _)| is_shown(*span)).map(|(_, line)| line).collect();
@@ -46,26 +47,27 @@ impl Subtitles {
 }
 
 fn srt(text: &str) -> Result<Vec<Cue>, String> {
-    let mut cues: Vec<Cue> = Vec::new();
-    let mut open = false;
-    for line in text.trim_start_matches('\u{feff}').lines().map(str::trim) {
-        if let Some((start, end)) = line.split_once("-->") {
-            // Behind the end a place on the screen may stand.
-            let end = end.split_whitespace().next().unwrap_or_default();
-            let [Some(start), Some(end)] = [start, end].map(clock) else {
-                return Err(format!("expected \"00:00:01,000 --> 00:00:02,000\", found {line:?}"));
-            };
-            cues.push(([start, end], String::new()));
-            open = true;
-        } else if line.is_empty() {
-            open = false;
-        } else if let Some((_, said)) = cues.last_mut().filter(|_| open) {
-            let blank = if said.is_empty() { "" } else { " " };
-            *said += &format!("{blank}{}", plain(line));
+    let mut cues: Vec<([f64; 2], Vec<&str>)> = Vec::new();
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        let Some((start, end)) = line.split_once("-->") else {
+            // What stands before the first cue is its number.
+            cues.last_mut().into_iter().for_each(|(_, lines)| lines.push(line));
+            continue;
+        };
+        // Behind the end a place on the screen may stand.
+        let end = end.split_whitespace().next().unwrap_or_default();
+        let [Some(start), Some(end)] = [start, end].map(clock) else {
+            return Err(format!("expected \"00:00:01,000 --> 00:00:02,000\", found {line:?}"));
+        };
+        // The line before the times is the number of the cue, which says nothing that its place does not.
+        let is_number = |line: &&str| line.bytes().all(|byte| byte.is_ascii_digit());
+        if let Some((_, lines)) = cues.last_mut() {
+            lines.pop_if(|line| is_number(&*line));
         }
-        // Any other line is the number of a cue, which says nothing that its place does not.
+        cues.push(([start, end], Vec::new()));
     }
-    Ok(cues)
+    let said = |lines: Vec<&str>| lines.into_iter().map(plain).collect::<Vec<_>>().join(" ");
+    Ok(cues.into_iter().map(|(span, lines)| (span, said(lines))).collect())
 }
 
 /// A line without its markup (`<font color="white">`, `<i>`).
@@ -138,6 +140,8 @@ mod tests {
         assert_eq!(shown("a.srt", SRT, 0.0, &[0.5, 30.0]).unwrap(), "");
         assert_eq!(shown("a.srt", SRT, 60.0, &[0.5]).unwrap(), "Bye.");
         assert_eq!(shown("a.srt", "", 0.0, &[0.5]).unwrap(), "");
+        let gap = "1\n00:00:01,000 --> 00:00:02,000\n\nred\n\nblue\n\n2\n00:00:03,000 --> 00:00:04,000\n7\n";
+        assert_eq!(shown("a.srt", gap, 0.0, &[1.5, 3.5]).unwrap(), "red blue\n7");
     }
 
     #[test]
@@ -150,7 +154,7 @@ mod tests {
     fn both_forms_of_json_are_read() {
         let clocks = r#"[{"start": "00:00:01.000", "end": "00:00:02.000", "line": "one"}]"#;
         let seconds = r#"[{"timestamp": [1.0, 2.0], "text": "one"}, {"timestamp": [9.0, null], "text": "two"}]"#;
-        assert_eq!(shown("a.json", clocks, 0.0, &[1.5]).unwrap(), "one");
+        assert_eq!(shown("a.json", &format!("\u{feff}{clocks}"), 0.0, &[1.5]).unwrap(), "one");
         let brief = r#"[{"timestamp": [3.0, 3.2], "text": "brief"}]"#;
         assert_eq!(shown("a.json", brief, 0.0, &[2.7]).unwrap(), "brief");
         assert_eq!(shown("a.json", seconds, 1.0, &[0.5, 99.0]).unwrap(), "one\ntwo");

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::{
     qwen::{
@@ -16,7 +16,9 @@ use crate::{
 };
 
 /// Tokens between two looks at who has ended. A look at a GPU's memory waits for all that was asked of the GPU.
-const LOOK_EVERY_CUDA: i64 = 16;
+pub(crate) fn look_every(device: Device) -> i64 {
+    if device.is_cuda() { 16 } else { 1 }
+}
 
 /// Which completions, counted over all groups, are whose.
 #[derive(Debug)]
@@ -60,6 +62,8 @@ pub(crate) struct Limits {
     pub(crate) length: usize,
     /// Rows that decode together, a single group's aside; 0 for all.
     pub(crate) rows: usize,
+    /// Tokens between two looks at who has ended.
+    pub(crate) look_every: i64,
 }
 
 /// A group's place in the rectangle of rows.
@@ -144,8 +148,7 @@ impl Batch {
     pub(crate) fn plan(&mut self) -> Option<Plan> {
         let used = self.cache.used();
         let full = used >= self.limits.length as i64 - 1;
-        let every = if self.sizes.device.is_cuda() { LOOK_EVERY_CUDA } else { 1 };
-        if !full && !self.is_empty() && used - self.looked < every {
+        if !full && !self.is_empty() && used - self.looked < self.limits.look_every {
             return None;
         }
         self.looked = used;
@@ -174,7 +177,7 @@ impl Batch {
     /// Seats and rows of the completions that go on.
     fn staying(&self) -> Vec<(usize, Vec<usize>)> {
         let mut ended = vec![false; self.seats.len() * self.rows];
-        self.ended.to_device(tch::Device::Cpu).copy_data(&mut ended, self.seats.len() * self.rows);
+        self.ended.to_device(Device::Cpu).copy_data(&mut ended, self.seats.len() * self.rows);
         let going_on = |(index, seat): (usize, &Seat)| {
             let length = self.cache.used() - seat.start + 1;
             let open = |row: &usize| seat.rows[*row].is_some() && !ended[index * self.rows + row];

@@ -4,7 +4,7 @@ use tch::{Kind, Tensor, no_grad};
 
 use crate::{
     PolicyError,
-    batch::{Batch, Join, Layout, Limits},
+    batch::{Batch, Join, Layout, Limits, look_every},
     head::Head,
     input::Encoded,
     model::Vlm,
@@ -78,6 +78,7 @@ struct Generation<'a> {
     ends: Tensor,     // [V] bool
     records: Records,
     repetition: Option<Repetition>,
+    look_every: i64,
 }
 
 /// A prompt after its only pass.
@@ -117,12 +118,17 @@ impl<'a> Generation<'a> {
             draws,
             params,
             sizes,
+            look_every: look_every(device),
         }
     }
 
     fn run(mut self, end: &[i64]) -> Result<Vec<Rollout>, PolicyError> {
-        let limits =
-            Limits { layout: Layout::new(self.draws), length: self.params.max_new_tokens, rows: self.params.max_rows };
+        let limits = Limits {
+            layout: Layout::new(self.draws),
+            length: self.params.max_new_tokens,
+            rows: self.params.max_rows,
+            look_every: self.look_every,
+        };
         let mut batch = Batch::new(self.sizes, limits);
         loop {
             while let Some(plan) = batch.plan() {
@@ -206,5 +212,56 @@ fn finite(rollouts: Vec<Rollout>) -> Result<Vec<Rollout>, PolicyError> {
     match logprobs.find(|logprob| !logprob.is_finite()) {
         Some(value) => Err(PolicyError::NotFinite { what: "log-prob of a drawn token", value: f64::from(*value) }),
         None => Ok(rollouts),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::{GroupSeed, LoadOptions, Observe, Prompt};
+
+    #[test]
+    fn looking_less_often_who_has_ended_changes_no_completion() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/model/untied");
+        let model = Vlm::load(&folder, &LoadOptions::default()).unwrap();
+        let prompts = [3, 7, 5, 4].map(|length| {
+            let ids: Vec<i64> = (0..length).map(|token| 40 + (7 * token) % 20).collect();
+            model.encode(&Prompt { ids, media: Vec::new() }).unwrap()
+        });
+        let draws: Vec<Draw<'_>> = (0..)
+            .zip(&prompts)
+            .map(|(group, prompt)| Draw { prompt, completions: 3, seed: GroupSeed { seed: 1, step: 0, group } })
+            .collect();
+        let params = SamplingParams {
+            max_new_tokens: 40,
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: 0,
+            repetition_penalty: 1.0,
+            max_rows: 6, // groups wait for others to end
+            observe: Observe { entropy: true, hidden: true, ..Observe::default() },
+        };
+        // Ends often enough that groups come and go.
+        let end: Vec<i64> = (0..model.config().text.vocab_size).step_by(12).collect();
+        let drawn = |look_every| {
+            no_grad(|| Generation { look_every, ..Generation::new(&model, &draws, &params, &end) }.run(&end)).unwrap()
+        };
+        let always = drawn(1);
+        assert!(always.iter().flat_map(|rollout| &rollout.ids).any(|ids| ids.len() < 16), "some end early");
+        assert!(always.iter().flat_map(|rollout| &rollout.ids).any(|ids| ids.len() > 20), "some last");
+        for every in [3, 16, 64] {
+            for (one, other) in always.iter().zip(&drawn(every)) {
+                assert_eq!((&one.ids, &one.truncated), (&other.ids, &other.truncated), "{every}");
+                let close = |a: &Option<Tensor>, b: &Option<Tensor>| {
+                    let (a, b) = (a.as_ref().unwrap(), b.as_ref().unwrap());
+                    assert_eq!(a.size(), b.size(), "{every}");
+                    assert!((a - b).abs().max().double_value(&[]) < 1e-5, "{every}");
+                };
+                close(&one.entropy, &other.entropy);
+                close(&one.hidden, &other.hidden);
+            }
+        }
     }
 }

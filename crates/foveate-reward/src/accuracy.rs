@@ -6,6 +6,7 @@ use crate::answer::{CLOSE, OPEN};
 use crate::number::{closeness, is_same_number};
 use crate::python::strip;
 use crate::rouge::rouge;
+use crate::temporal_iou::spans;
 use crate::word_error::word_accuracy;
 use crate::{Answer, Completion, ProblemType, Scorer, TimeBins, answer_text, parts, temporal_iou};
 
@@ -56,26 +57,33 @@ impl Scorer for Accuracy {
 /// | OCR | 1 less the word error rate, not below 0 |
 /// | free-form | mean F1 of ROUGE-1, ROUGE-2 and ROUGE-L with stemming |
 /// | regression | 1 less the relative error, not below 0 |
-/// | temporal grounding | 1 if the temporal IoU of the times given is at least 0.5 (recall at 0.5), else 0 |
+/// | temporal grounding | 1 if the temporal IoU with the answer's times, or those in its text, is at least 0.5, else 0 |
 ///
 /// Several letters are right as the same set, whatever their order, in the first `<answer>` under `Letters` and in the only
 /// one under `Appo`, whose own rule knows single letters only. The others are the rules of Video-R1 (arXiv 2503.21776), which take the text of the first `<answer>`.
 /// What Python takes for a number is one: `1e5`, `inf`, digits of any script; commas are dropped before.
 pub fn accuracy(answer: &Answer, completion: &str, rule: AnswerRule) -> Option<f32> {
     let gold = answer.text();
-    if gold.is_empty() {
+    if gold.is_empty() && answer.problem_type() != ProblemType::Grounding {
         return None;
     }
     let given = answer_text(completion);
     let score = match answer.problem_type() {
+        ProblemType::Grounding => return grounded(answer, completion),
         ProblemType::MultipleChoice => f64::from(is_right_choice(answer, completion, given, rule)),
         ProblemType::Numerical => f64::from(is_same_number(gold, given)),
         ProblemType::Ocr => word_accuracy(gold, given),
         ProblemType::FreeForm => rouge(gold, given),
         ProblemType::Regression => closeness(gold, given),
-        ProblemType::Grounding => f64::from(temporal_iou(answer, completion, TimeBins::Exact)? >= OVERLAP),
     };
     Some(score as f32)
+}
+
+/// Whether the times given are right: those of the answer, or else those that its text names.
+fn grounded(answer: &Answer, completion: &str) -> Option<f32> {
+    let named = || answer.clone().with_times(spans(answer.text()));
+    let answer = if answer.times().is_empty() { named() } else { answer.clone() };
+    temporal_iou(&answer, completion, TimeBins::Exact).map(|iou| if iou >= OVERLAP { 1.0 } else { 0.0 })
 }
 
 /// From which temporal IoU on a time is right.
@@ -134,7 +142,11 @@ mod tests {
         let right = |said: &str| accuracy(&answer, said, AnswerRule::Letters);
         assert_eq!(right("<time>1 to 4</time>"), Some(1.0));
         assert_eq!([right("<time>0 to 4.1</time>"), right("<answer>2 to 4</answer>")], [Some(0.0); 2]);
-        let unknown = Answer::new("2 to 4").of(ProblemType::Grounding);
+        let in_words = Answer::new("2 to 4").of(ProblemType::Grounding);
+        assert_eq!(accuracy(&in_words, "<time>1 to 4</time>", AnswerRule::Letters), Some(1.0));
+        let unsaid = Answer::new("").of(ProblemType::Grounding).with_times(vec![[2.0, 4.0]]);
+        assert_eq!(accuracy(&unsaid, "<time>1 to 4</time>", AnswerRule::Letters), Some(1.0));
+        let unknown = Answer::new("soon").of(ProblemType::Grounding);
         assert_eq!(accuracy(&unknown, "<time>1 to 4</time>", AnswerRule::Letters), None);
     }
 

@@ -40,7 +40,7 @@ pub use relative::mean_relative_accuracy;
 pub use remote::RemoteConfig;
 pub use rubric::{Reward, Rubric, RubricConfig};
 pub use soft_choice::{SoftChoice, soft_choice};
-pub use temporal_iou::{TemporalIou, TimeBins, temporal_iou, time_spans};
+pub use temporal_iou::{TemporalIou, TimeBins, spans, temporal_iou, time_spans};
 
 /// One way to judge a completion.
 pub trait Scorer: std::fmt::Debug + Send + Sync {

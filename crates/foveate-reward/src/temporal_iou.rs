@@ -74,7 +74,7 @@ pub fn time_spans(completion: &str) -> Vec<[f64; 2]> {
 }
 
 /// Every match of `(\d+\.?\d*)\s*to\s*(\d+\.?\d*)`, in time linear in the text.
-fn spans(text: &str) -> Vec<[f64; 2]> {
+pub fn spans(text: &str) -> Vec<[f64; 2]> {
     let mut spans = Vec::new();
     let (mut from, mut seen) = (0, 0); // end of the last match, end of the last "to"
     while let Some(at) = text[seen..].find("to").map(|found| seen + found) {

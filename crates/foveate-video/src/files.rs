@@ -18,6 +18,11 @@ pub(crate) fn temporary_name(path: &Path) -> PathBuf {
     path.with_file_name(format!("{TEMPORARY}{}-{unique}-{name}", std::process::id()))
 }
 
+/// Whether it is a [`temporary_name`], of a file that is being written.
+pub(crate) fn is_temporary(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(TEMPORARY))
+}
+
 /// The name that a file with this [`temporary_name`] was to get; `None` for other names.
 #[cfg(feature = "decode")]
 pub(crate) fn intended_name(name: &str) -> Option<&str> {

@@ -8,7 +8,7 @@ use anyhow::Result;
 use foveate_data::Records;
 use foveate_policy::Observe;
 
-use crate::answer::{Candidate, Examinee, answered, judge};
+use crate::answer::{Candidate, Examinee, answered, correctness, judge};
 use crate::cli::FilterArgs;
 use crate::config::resolve_plain;
 use crate::data::{Examples, Loader, LoaderOptions, LoaderState, Order, View};
@@ -73,8 +73,8 @@ impl Examinee<'_> {
             let rollouts = self.completions(first, &prompts, &params, samples)?;
             for (example, rollout) in prepared.iter().zip(rollouts) {
                 let judged = judge(self.rubric, self.text, example, &rollout)?;
-                let right: Vec<f64> = judged.iter().map(|(_, reward)| f64::from(reward.accuracy)).collect();
-                let share = right.iter().sum::<f64>() / samples as f64;
+                let right = judged.iter().map(|(text, _)| f64::from(correctness(&example.example, text)));
+                let share = right.sum::<f64>() / samples as f64;
                 if !share.is_nan() {
                     shares.insert(example.record, share);
                 }

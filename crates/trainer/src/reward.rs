@@ -41,7 +41,7 @@ fn place(path: &Path, number: usize) -> String {
 }
 
 fn answered(line: &str) -> Result<Map<String, Value>> {
-    let Value::Object(mut fields) = serde_json::from_str(line)? else {
+    let Value::Object(mut fields) = serde_json::from_str(line.trim_start_matches('\u{feff}'))? else {
         return Err(anyhow!("expected an object with solution, completion and scorers"));
     };
     let record: Record = serde_path_to_error::deserialize(Value::Object(fields.clone()))?;

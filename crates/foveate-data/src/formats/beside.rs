@@ -29,9 +29,9 @@ impl Beside {
 fn read(path: &Path) -> Found {
     let fault = |reason: String| Fault::new("", format!("{}: {reason}", path.display()));
     match std::fs::read(path) {
-        Ok(bytes) => {
-            serde_json::from_slice(&bytes).map(|value| Some(Arc::new(value))).map_err(|e| fault(e.to_string()))
-        }
+        Ok(bytes) => serde_json::from_slice(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes))
+            .map(|value| Some(Arc::new(value)))
+            .map_err(|e| fault(e.to_string())),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(fault(error.to_string())),
     }

@@ -60,7 +60,9 @@ pub(super) fn letters_or_text(
     problem: ProblemType,
     options: &[String],
 ) -> Result<String, Fault> {
-    if problem == ProblemType::MultipleChoice && !options.is_empty() {
+    if problem == ProblemType::Grounding && foveate_reward::spans(answer).is_empty() {
+        Err(Fault::new(field, format!("expected times such as \"8.4 to 12.5\", found {answer:?}")))
+    } else if problem == ProblemType::MultipleChoice && !options.is_empty() {
         named(field, answer, options)
     } else {
         Ok(answer.to_owned())

@@ -78,7 +78,7 @@ impl Question {
         let options =
             options.into_iter().map(|(name, text)| lenient::required(name, text)).collect::<Result<Vec<_>, _>>()?;
         let answer = match self.answer.trim().parse() {
-            Ok(index) if !options.contains(&self.answer) => choices::at("answer", index, &options)?,
+            Ok(index) if !is_official => choices::at("answer", index, &options)?,
             _ => choices::of_text("answer", &self.answer, &options)?,
         };
         let spans = spans(&video, &qid, is_official, at)?;

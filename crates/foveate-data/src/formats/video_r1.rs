@@ -55,7 +55,7 @@ impl Record for Question {
             answer,
             problem: self.problem_type,
             kind: self.problem_type.to_string(),
-            source: self.data_source.or(self.dataset_name).unwrap_or_default(),
+            source: self.data_source.filter(|name| !name.is_empty()).or(self.dataset_name).unwrap_or_default(),
             target: self.process.map(|process| process + "\n" + &self.solution),
             ..Example::default()
         }])

@@ -1,17 +1,18 @@
 //! Prepared frames on disk, so that a video is decoded once, or on another machine.
 
 mod entry;
+mod held;
 mod note;
 
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 
-use crate::files::write_atomic;
+use crate::files::{is_temporary, write_atomic};
 use crate::{Frames, PixelBudget, Sampling, VideoError};
+use held::Held;
 use note::{Note, facts, hash};
 
 /// Changes when decoding or resizing changes what the frames are, so that old entries are not found again.
@@ -66,24 +67,24 @@ impl CacheKey {
 #[derive(Debug, Clone)]
 pub struct FrameCache {
     dir: PathBuf,
-    /// Most bytes of all entries, and how many there are.
-    bound: Option<(u64, Arc<Mutex<u64>>)>,
+    /// Most bytes of all entries.
+    limit: Option<u64>,
 }
 
 impl FrameCache {
     /// A cache in `dir`, which is made when first written to.
     pub fn open(dir: &Path) -> Self {
-        Self { dir: dir.to_owned(), bound: None }
+        Self { dir: dir.to_owned(), limit: None }
     }
 
-    /// A cache in `dir` whose entries take at most `limit` bytes; what other processes add meanwhile is seen when it is full.
+    /// A cache in `dir` whose entries take at most `limit` bytes, however many processes add to it with such a limit.
     ///
     /// # Errors
-    /// [`VideoError::Io`] if a folder cannot be read.
+    /// [`VideoError::Io`] if a folder cannot be read or written.
     pub fn bounded(dir: &Path, limit: u64) -> Result<Self, VideoError> {
-        let cache = Self::open(dir);
-        let held = Arc::new(Mutex::new(cache.bytes()?));
-        Ok(Self { bound: Some((limit, held)), ..cache })
+        let cache = Self { limit: Some(limit), ..Self::open(dir) };
+        Held::lock(dir)?.set(cache.bytes()?)?;
+        Ok(cache)
     }
 
     /// The frames of a video, or `None` if there are none. Where the file `video` is there, they are those of its contents,
@@ -118,13 +119,42 @@ impl FrameCache {
     /// other contents, is noted and still there, since a machine without the videos could not tell them apart;
     /// [`VideoError::CacheFull`] if they do not fit in, [`VideoError::Io`] if the disk refuses.
     pub fn put(&self, key: &CacheKey, video: &Path, frames: &Frames) -> Result<(), VideoError> {
+        let entry = entry::serialise(frames).map_err(|reason| VideoError::Picture { reason })?;
+        // The note first: what is noted is not pruned.
+        let path = self.entry(&self.remember(key, video)?, key);
+        let Some(limit) = self.limit else { return write_atomic(&path, &entry) };
+        let (held_file, bytes) = (Held::lock(&self.dir)?, entry.len() as u64);
+        let old = || fs::metadata(&path).map_or(0, |facts| facts.len());
+        let mut held = held_file.get().map_or_else(|| self.bytes(), Ok)?;
+        if (held + bytes).saturating_sub(old()) > limit {
+            self.prune()?;
+            held = self.bytes()?;
+        }
+        let more = (held + bytes).saturating_sub(old());
+        if more > limit {
+            held_file.set(held)?;
+            return Err(VideoError::CacheFull { path: self.dir.clone(), held, limit });
+        }
+        write_atomic(&path, &entry)?;
+        held_file.set(more)
+    }
+
+    /// Notes which contents the video's name stands for, so that frames that were prepared of them under another name are
+    /// found without it too; gives their hash.
+    ///
+    /// # Errors
+    /// As [`FrameCache::put`].
+    pub fn remember(&self, key: &CacheKey, video: &Path) -> Result<String, VideoError> {
         let (bytes, changed) = facts(video)?;
         let file = std::path::absolute(video).map_err(|e| VideoError::io(video, e))?;
-        let (name, seal) = (key.name.clone(), String::new());
-        let note = Note { name, file, bytes, changed, hash: hash(video)?, seal }.sealed();
         let path = self.note_path(key);
         // A damaged note is written anew.
         let known = self.note(key).ok().flatten();
+        if let Some(known) = known.as_ref().filter(|known| (known.bytes, known.changed) == (bytes, changed)) {
+            return Ok(known.hash.clone());
+        }
+        let (name, seal) = (key.name.clone(), String::new());
+        let note = Note { name, file, bytes, changed, hash: hash(video)?, seal }.sealed();
         let is_other = |known: &&Note| known.hash != note.hash && known.file != note.file && known.file.exists();
         if let Some(known) = known.as_ref().filter(is_other) {
             let reason = format!(
@@ -134,33 +164,10 @@ impl FrameCache {
             );
             return Err(VideoError::BadFile { path, reason });
         }
-        let entry = entry::serialise(frames).map_err(|reason| VideoError::Picture { reason })?;
-        // The note first: what is noted is not pruned.
-        if known.as_ref() != Some(&note) {
-            let text = serde_json::to_vec(&note)
-                .map_err(|e| VideoError::BadFile { path: path.clone(), reason: e.to_string() })?;
-            write_atomic(&path, &text)?;
-        }
-        let path = self.entry(&note.hash, key);
-        self.make_room(&path, entry.len() as u64)?;
-        write_atomic(&path, &entry)
-    }
-
-    /// Counts an entry in, if the cache is bounded; removes what no video has any more before it gives up.
-    fn make_room(&self, path: &Path, bytes: u64) -> Result<(), VideoError> {
-        let Some((limit, held)) = &self.bound else { return Ok(()) };
-        let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
-        let old = fs::metadata(path).map_or(0, |facts| facts.len());
-        if *held + bytes - old.min(*held) > *limit {
-            self.prune()?;
-            *held = self.bytes()?;
-        }
-        let more = *held + bytes - old.min(*held);
-        if more > *limit {
-            return Err(VideoError::CacheFull { path: self.dir.clone(), held: *held, limit: *limit });
-        }
-        *held = more;
-        Ok(())
+        let text =
+            serde_json::to_vec(&note).map_err(|e| VideoError::BadFile { path: path.clone(), reason: e.to_string() })?;
+        write_atomic(&path, &text)?;
+        Ok(note.hash)
     }
 
     /// Bytes of all entries on disk.
@@ -204,7 +211,8 @@ impl FrameCache {
         };
         let mut entries = Vec::new();
         for folder in listed(&self.dir)?.iter().filter(|folder| is_ours(folder)) {
-            for path in listed(folder)?.into_iter().filter(|path| path.extension().is_some_and(|end| end == ENDING)) {
+            let is_entry = |path: &PathBuf| path.extension().is_some_and(|end| end == ENDING) && !is_temporary(path);
+            for path in listed(folder)?.into_iter().filter(is_entry) {
                 // It may be gone since, or renamed.
                 if let Ok(facts) = fs::metadata(&path) {
                     entries.push((path, facts.len()));
@@ -306,6 +314,7 @@ mod tests {
         assert_eq!(cache.get(&key("a.mp4", 3), &video).unwrap(), Some(frames()));
         let renamed = dir.path().join("b.mp4");
         fs::rename(&video, &renamed).unwrap();
+        cache.remember(&key("b.mp4", 3), &renamed).unwrap();
         assert_eq!(cache.get(&key("b.mp4", 3), &renamed).unwrap(), Some(frames()));
         assert_eq!(cache.get(&key("c.mp4", 3), &dir.path().join("c.mp4")).unwrap(), None);
 
@@ -315,7 +324,8 @@ mod tests {
         cache.put(&key("a.mp4", 3), &video, &other).unwrap();
         fs::remove_file(&video).unwrap();
         assert_eq!(cache.get(&key("a.mp4", 3), &video).unwrap(), Some(other));
-        assert_eq!(cache.get(&key("b.mp4", 3), &renamed).unwrap(), Some(frames()));
+        fs::remove_file(&renamed).unwrap();
+        assert_eq!(cache.get(&key("b.mp4", 3), &renamed).unwrap(), Some(frames()), "by its name alone");
     }
 
     #[test]
@@ -338,13 +348,13 @@ mod tests {
     fn a_bounded_cache_forgets_what_changed_and_then_is_full() {
         let (dir, cache, video) = filled();
         let one = cache.bytes().unwrap();
-        let bounded = FrameCache::bounded(&cache.dir, 2 * one + 10).unwrap();
+        let [bounded, again] = [0; 2].map(|_| FrameCache::bounded(&cache.dir, 2 * one + 10).unwrap());
         write_atomic(&video, b"another").unwrap();
         bounded.put(&key("a.mp4", 3), &video, &frames()).unwrap();
         bounded.put(&key("a.mp4", 3), &video, &frames()).unwrap();
         let other = dir.path().join("b.mp4");
         write_atomic(&other, b"b").unwrap();
-        bounded.put(&key("b.mp4", 3), &other, &frames()).unwrap();
+        again.put(&key("b.mp4", 3), &other, &frames()).unwrap();
         assert_eq!(cache.bytes().unwrap(), 2 * one);
         let full = bounded.put(&key("b.mp4", 2), &other, &frames()).unwrap_err();
         assert!(matches!(full, VideoError::CacheFull { held, .. } if held == 2 * one), "{full}");
@@ -380,12 +390,14 @@ mod tests {
         cache.put(&key("a.mp4", 3), &video, &frames()).unwrap();
         let (old, foreign) = (cache.dir.join("ab/abcd.safetensors"), cache.dir.join("models/abcd.safetensors"));
         write_atomic(&old, b"earlier").unwrap();
+        let being_written = cache.dir.join("ab/.tmp-1-2-abcd.safetensors");
+        write_atomic(&being_written, b"half").unwrap();
         write_atomic(&foreign, b"not ours").unwrap();
         assert_eq!(cache.bytes().unwrap(), 2 * kept + 7);
         cache.prune().unwrap();
         assert_eq!(cache.bytes().unwrap(), kept);
         assert_eq!(cache.get(&key("a.mp4", 3), &video).unwrap(), Some(frames()));
-        assert!(foreign.exists() && !old.exists());
+        assert!(foreign.exists() && being_written.exists() && !old.exists());
     }
 
     #[test]

@@ -154,10 +154,10 @@ pub struct FilterArgs {
     /// File for the margins of every question [default: the output's name with .margins.jsonl] (frame-sensitivity)
     #[arg(long, value_name = "FILE")]
     pub margins: Option<PathBuf>,
-    /// Algorithm whose file says how frames are sampled, completions drawn and judged (difficulty, frame-sensitivity)
+    /// Algorithm whose file says how frames are sampled and completions drawn (difficulty, frame-sensitivity)
     #[arg(long, value_name = "NAME")]
     pub algo: Option<String>,
-    /// Configuration: `model` and `data` are used, `rollout` and `reward` (difficulty), `scorer` (frame-sensitivity).
+    /// Configuration: `model` and `data` are used, `rollout` (difficulty), `scorer` (frame-sensitivity).
     #[command(flatten)]
     pub settings: SettingsArgs,
 }

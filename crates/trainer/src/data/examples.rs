@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use foveate_policy::{Content, Media, Message, ModelConfig, Prompt, TextProcessor};
 
 use foveate_data::{Prompts, Seen, Turn};
+use foveate_reward::ProblemType;
 
 use super::{Example, MediaReader, Medium, Records, Source};
 use crate::cli::Ablation;
@@ -131,9 +132,7 @@ impl Examples {
     pub fn evaluation(asked: &Asked<'_>, config: &Config, model: &Path, text: Arc<TextProcessor>) -> Result<Self> {
         let ablation = asked.ablation;
         let first_only = ablation == Some(Ablation::FirstFrame);
-        let unpicked = FramesTable { from: None, ..config.eval.frames.clone() };
         let view = View::evaluation(config, model);
-        let view = if first_only { View { frames: &unpicked, ..view } } else { view };
         let examples = Self::of(config.data.test_records(asked.file)?.into(), &view, config, text)?;
         let preparer = Preparer { first_only, ..examples.preparer };
         Ok(Self { ablation, described: asked.described.cloned(), preparer, ..examples })
@@ -197,6 +196,9 @@ impl Preparer {
         let event = event(&example, &media);
         let shapes = media.iter().map(|medium| self.media.shape(medium.patches())).collect();
         let turn = self.prompts.fill(&example, seen(&example, &media))?;
+        if example.problem == ProblemType::Grounding && !turn.user.contains("<time>") {
+            bail!("the prompt does not ask for a time between <time> and </time>: data.prompt=when does");
+        }
         let asked = turn.user.clone();
         let prompt = self.text.prompt(&messages(turn, &media), media)?;
         if prompt.ids.len() > self.longest {
@@ -221,7 +223,7 @@ impl Preparer {
 
     fn read(&self, example: &Example, medium: &Medium) -> Result<Media> {
         Ok(match (medium, &self.picked) {
-            (Medium::Video { path, clip }, None) if self.first_only => {
+            (Medium::Video { path, clip }, _) if self.first_only => {
                 Media::Video(Arc::new(self.media.video_of(path, *clip, &[0])?))
             }
             (Medium::Video { path, clip }, None) => Media::Video(Arc::new(self.media.video(path, *clip)?)),

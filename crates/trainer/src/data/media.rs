@@ -120,7 +120,7 @@ impl MediaReader {
                 let Ok(frames) = self.decode(path, clip) else { return Err(damaged) };
                 tracing::warn!("{}; decoded again", one_line(&damaged));
                 if let Some(cache) = &self.cache
-                    && let Err(error) = cache.put(&self.key(path, clip)?, path, &frames)
+                    && let Err(error) = cache.put(&self.key(path, clip, path.is_dir())?, path, &frames)
                 {
                     tracing::warn!("{error}");
                 }
@@ -189,18 +189,21 @@ impl MediaReader {
     /// # Errors
     /// It cannot be decoded, or there is no cache to write to.
     pub fn prepare(&self, path: &Path, clip: Clip) -> Result<bool> {
-        if matches!(self.cached(path, clip), Ok(Some(_))) {
+        let cache = self.cache.as_ref().context("no cache to prepare frames in")?;
+        let key = self.key(path, clip, path.is_dir())?;
+        if matches!(cache.get(&key, path), Ok(Some(_))) {
+            cache.remember(&key, path)?;
             return Ok(false);
         }
-        let cache = self.cache.as_ref().context("no cache to prepare frames in")?;
-        cache.put(&self.key(path, clip)?, path, &self.decode(path, clip)?)?;
+        cache.put(&key, path, &self.decode(path, clip)?)?;
         Ok(true)
     }
 
     /// Prepared frames are found by the path within the data, which is the same on every machine.
-    fn key(&self, path: &Path, clip: Clip) -> Result<CacheKey> {
+    fn key(&self, path: &Path, clip: Clip, is_folder: bool) -> Result<CacheKey> {
         let name = path.strip_prefix(&self.root).unwrap_or(path);
-        Ok(CacheKey::new(name, &self.sampling(clip), &self.budget, self.processor.factor(), self.folder_fps)?)
+        let rate = self.folder_fps.filter(|_| is_folder);
+        Ok(CacheKey::new(name, &self.sampling(clip), &self.budget, self.processor.factor(), rate)?)
     }
 
     /// The sampling of a whole video, or of a part of it.
@@ -212,10 +215,12 @@ impl MediaReader {
     }
 
     fn cached(&self, path: &Path, clip: Clip) -> Result<Option<Frames>> {
-        match &self.cache {
-            Some(cache) => Ok(cache.get(&self.key(path, clip)?, path)?),
-            None => Ok(None),
+        let Some(cache) = &self.cache else { return Ok(None) };
+        let frames = cache.get(&self.key(path, clip, path.is_dir())?, path)?;
+        if frames.is_none() && self.folder_fps.is_some() && !path.exists() {
+            return Ok(cache.get(&self.key(path, clip, true)?, path)?);
         }
+        Ok(frames)
     }
 
     #[cfg(feature = "decode")]

@@ -19,8 +19,12 @@ pub(super) fn table(before: &[Item], after: &[Item]) -> Result<String> {
     ensure!(!pairs.is_empty(), "the two files have no example in common");
     let alone = (before.len() - pairs.len(), after.len() - pairs.len());
     let all = pairs.len();
+    let scores = others(&pairs);
     let is_judged = |item: &Item| !item.accuracy.is_nan();
     let pairs: Vec<_> = pairs.into_iter().filter(|(a, b)| is_judged(a) && is_judged(b)).collect();
+    if pairs.is_empty() && !scores.is_empty() {
+        return Ok(scores);
+    }
     ensure!(!pairs.is_empty(), "no example was judged in both files");
     let (first, second): (Vec<Item>, Vec<Item>) = pairs.iter().map(|(a, b)| ((*a).clone(), (*b).clone())).unzip();
     let mut text = comparison(&first, &second);
@@ -35,18 +39,7 @@ pub(super) fn table(before: &[Item], after: &[Item]) -> Result<String> {
     let lost = pairs.iter().filter(|(a, b)| right(a) && !right(b)).count();
     let _ = writeln!(text, "wrong before and right after: {won}; right before and wrong after: {lost}");
     let _ = writeln!(text, "McNemar's exact test: p = {:.2e}", mcnemar(won, lost));
-    for (key, name) in SCORES {
-        let differences: Vec<f64> = pairs
-            .iter()
-            .filter_map(|(a, b)| Some(f64::from(*b.scores.get(key)?) - f64::from(*a.scores.get(key)?)))
-            .filter(|difference| !difference.is_nan())
-            .collect();
-        if !differences.is_empty() {
-            let Change { mean, half_width } = Change::of(&differences);
-            let items = differences.len();
-            let _ = writeln!(text, "{name}: {:+.1} +- {:.1} over {items} items", 100.0 * mean, 100.0 * half_width);
-        }
-    }
+    text += &scores;
     // Video-MMMU's track of questions whose answers a video teaches.
     let taught =
         |items: &[Item]| -> Vec<Item> { items.iter().filter(|item| item.kind == "Adaptation").cloned().collect() };
@@ -60,6 +53,24 @@ pub(super) fn table(before: &[Item], after: &[Item]) -> Result<String> {
         );
     }
     Ok(text)
+}
+
+/// Differences of the other scores, each on the pairs that have it, judged or not.
+fn others(pairs: &[(&Item, &Item)]) -> String {
+    let mut text = String::new();
+    for (key, name) in SCORES {
+        let differences: Vec<f64> = pairs
+            .iter()
+            .filter_map(|(a, b)| Some(f64::from(*b.scores.get(key)?) - f64::from(*a.scores.get(key)?)))
+            .filter(|difference| !difference.is_nan())
+            .collect();
+        if !differences.is_empty() {
+            let Change { mean, half_width } = Change::of(&differences);
+            let items = differences.len();
+            let _ = writeln!(text, "{name}: {:+.1} +- {:.1} over {items} items", 100.0 * mean, 100.0 * half_width);
+        }
+    }
+    text
 }
 
 /// Items by their examples, each of which may stand there once.
