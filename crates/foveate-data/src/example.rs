@@ -122,9 +122,7 @@ impl Example {
 
     /// What its completions are judged by.
     pub fn gold(&self) -> Answer {
-        let named = self.problem == ProblemType::Grounding && self.spans.is_empty();
-        let times = if named { foveate_reward::spans(&self.answer) } else { self.spans.clone() };
-        Answer::new(&self.answer).of(self.problem).with_times(times)
+        Answer::new(&self.answer).of(self.problem).with_times(self.spans.clone())
     }
 }
 

@@ -29,8 +29,7 @@ impl Records {
     /// [`DataError::File`] or [`DataError::Content`] if a file cannot be read or holds no record; [`DataError::Record`] if none
     /// of the first records is one of this data set.
     pub fn open(path: &Path, format: Format, media_root: Option<&Path>) -> Result<Self, DataError> {
-        let files = if path.is_dir() { files(path, format)? } else { vec![path.to_owned()] };
-        let stores = files.iter().map(|file| Store::open(file)).collect::<Result<Vec<_>, _>>()?;
+        let stores = Self::files(path, format)?.iter().map(|file| Store::open(file)).collect::<Result<Vec<_>, _>>()?;
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let folder = if path.is_dir() { path } else { parent };
         let mut records = Self {
@@ -49,6 +48,14 @@ impl Records {
         }
         records.check_format()?;
         Ok(records)
+    }
+
+    /// The files that [`Records::open`] opens: the file itself, or those of the folder.
+    ///
+    /// # Errors
+    /// [`DataError::File`] if a folder cannot be listed.
+    pub fn files(path: &Path, format: Format) -> Result<Vec<PathBuf>, DataError> {
+        if path.is_dir() { files(path, format) } else { Ok(vec![path.to_owned()]) }
     }
 
     /// The first record's error if none of the first few can be read: the file is of another data set, then. A single one
@@ -92,11 +99,6 @@ impl Records {
     /// The data set.
     pub fn format(&self) -> Format {
         self.format
-    }
-
-    /// The files of records: the file itself, or those of the folder.
-    pub fn files(&self) -> impl Iterator<Item = &Path> {
-        self.stores.iter().map(Store::path)
     }
 
     /// The folder that media paths are relative to.

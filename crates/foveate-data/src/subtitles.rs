@@ -60,9 +60,8 @@ fn srt(text: &str) -> Result<Vec<Cue>, String> {
             return Err(format!("expected \"00:00:01,000 --> 00:00:02,000\", found {line:?}"));
         };
         // The line before the times is the number of the cue, which says nothing that its place does not.
-        let is_number = |line: &&str| line.bytes().all(|byte| byte.is_ascii_digit());
         if let Some((_, lines)) = cues.last_mut() {
-            lines.pop_if(|line| is_number(&*line));
+            lines.pop_if(|line| line.bytes().all(|byte| byte.is_ascii_digit()));
         }
         cues.push(([start, end], Vec::new()));
     }

@@ -6,7 +6,6 @@ use crate::answer::{CLOSE, OPEN};
 use crate::number::{closeness, is_same_number};
 use crate::python::strip;
 use crate::rouge::rouge;
-use crate::temporal_iou::spans;
 use crate::word_error::word_accuracy;
 use crate::{Answer, Completion, ProblemType, Scorer, TimeBins, answer_text, parts, temporal_iou};
 
@@ -69,7 +68,7 @@ pub fn accuracy(answer: &Answer, completion: &str, rule: AnswerRule) -> Option<f
     }
     let given = answer_text(completion);
     let score = match answer.problem_type() {
-        ProblemType::Grounding => return grounded(answer, completion),
+        ProblemType::Grounding => f64::from(temporal_iou(answer, completion, TimeBins::Exact)? >= OVERLAP),
         ProblemType::MultipleChoice => f64::from(is_right_choice(answer, completion, given, rule)),
         ProblemType::Numerical => f64::from(is_same_number(gold, given)),
         ProblemType::Ocr => word_accuracy(gold, given),
@@ -77,13 +76,6 @@ pub fn accuracy(answer: &Answer, completion: &str, rule: AnswerRule) -> Option<f
         ProblemType::Regression => closeness(gold, given),
     };
     Some(score as f32)
-}
-
-/// Whether the times given are right: those of the answer, or else those that its text names.
-fn grounded(answer: &Answer, completion: &str) -> Option<f32> {
-    let named = || answer.clone().with_times(spans(answer.text()));
-    let answer = if answer.times().is_empty() { named() } else { answer.clone() };
-    temporal_iou(&answer, completion, TimeBins::Exact).map(|iou| if iou >= OVERLAP { 1.0 } else { 0.0 })
 }
 
 /// From which temporal IoU on a time is right.

@@ -1,9 +1,10 @@
 //! The answer that an example expects and the one that a completion gives.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-use crate::ProblemType;
 use crate::python::strip;
+use crate::{ProblemType, spans};
 
 /// The opening tag of an answer.
 pub(crate) const OPEN: &str = "<answer>";
@@ -45,9 +46,13 @@ impl Answer {
         self.problem_type
     }
 
-    /// The intervals `[start, end]` in seconds in which the clues are seen; empty if the example has none.
-    pub fn times(&self) -> &[[f64; 2]] {
-        &self.times
+    /// The intervals `[start, end]` in seconds in which the clues are seen, or if there are none and a time is what is asked
+    /// for, those that the text names; empty if the example has none.
+    pub fn times(&self) -> Cow<'_, [[f64; 2]]> {
+        if self.times.is_empty() && self.problem_type == ProblemType::Grounding {
+            return Cow::Owned(spans(&self.text));
+        }
+        Cow::Borrowed(&self.times)
     }
 
     /// Whether it is one of several letters.

@@ -53,7 +53,7 @@ impl Scorer for TemporalIou {
 /// A span is `(\d+\.?\d*)\s*to\s*(\d+\.?\d*)`, in seconds. One that ends where it starts or before does not count;
 /// those that overlap count once. An infinite span is worth 0.
 pub fn temporal_iou(answer: &Answer, completion: &str, bins: TimeBins) -> Option<f32> {
-    let gold = union(answer.times(), bins);
+    let gold = union(&answer.times(), bins);
     if gold.is_empty() {
         return None;
     }

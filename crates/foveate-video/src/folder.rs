@@ -45,11 +45,11 @@ mod read {
     use std::path::Path;
     use std::time::Instant;
 
-    use image::{ImageReader, RgbImage};
+    use image::RgbImage;
 
     use super::pictures;
     use crate::decode::Target;
-    use crate::{DecodeOptions, Frames, Sampling, VideoError, resize_bicubic};
+    use crate::{DecodeOptions, Frames, Sampling, VideoError, read_picture, resize_bicubic};
 
     /// The wanted pictures of a folder, one after another at `options.folder_fps`, each brought to the size that `target`
     /// gives.
@@ -89,9 +89,7 @@ mod read {
                 return Err(VideoError::TooSlow { path: folder.to_owned(), limit: options.seconds });
             }
             let path = &paths[index];
-            let opened = ImageReader::open(path).and_then(ImageReader::with_guessed_format);
-            let picture = opened.map_err(|e| VideoError::io(path, e))?.decode();
-            let picture = picture.map_err(|e| bad(path, e.to_string()))?.into_rgb8();
+            let picture = read_picture(path)?;
             let size = *first.get_or_insert(picture.dimensions());
             if picture.dimensions() != size {
                 let found = picture.dimensions();

@@ -39,8 +39,8 @@ pub struct Examinee<'a> {
     pub dir: &'a Path,
     /// Its tokens.
     pub text: &'a Arc<TextProcessor>,
-    /// How answers are judged.
-    pub rubric: &'a Rubric,
+    /// What answers earn; none where they are no answers but descriptions, and are not judged.
+    pub rubric: Option<&'a Rubric>,
     /// The configuration; `eval` is used.
     pub config: &'a Config,
 }
@@ -72,7 +72,7 @@ impl Candidate {
 
     /// The same, ready to be asked.
     pub fn examinee<'a>(&'a self, dir: &'a Path, config: &'a Config) -> Examinee<'a> {
-        Examinee { policy: &self.policy, dir, text: &self.text, rubric: &self.rubric, config }
+        Examinee { policy: &self.policy, dir, text: &self.text, rubric: Some(&self.rubric), config }
     }
 }
 
@@ -128,7 +128,10 @@ impl Examinee<'_> {
     /// The file cannot be read, a prompt does not fit the model, or answers cannot be kept.
     pub fn answer(&self, exam: &Exam<'_>, keep: &mut dyn Keep, each: &dyn Fn(usize, usize)) -> Result<Answers> {
         let eval = &self.config.eval;
-        let examples = Examples::evaluation(&exam.asked, self.config, self.dir, Arc::clone(self.text))?;
+        let mut examples = Examples::evaluation(&exam.asked, self.config, self.dir, Arc::clone(self.text))?;
+        if self.rubric.is_some() {
+            examples = examples.judged();
+        }
         let count = first(examples.count(), eval.limit);
         let options = LoaderOptions {
             depth: 2 * eval.batch,
@@ -202,27 +205,34 @@ impl Examinee<'_> {
 
     fn item(&self, sample: &Prepared, rollout: &Rollout) -> Result<Item> {
         let example = &sample.example;
-        let judged = judge(self.rubric, self.text, sample, rollout)?;
-        let (completion, reward) = judged.into_iter().next().context("no completion was drawn")?;
         let attention = rollout.frame_attention.as_ref().map(mean_over_layers).transpose()?;
         let of_tokens =
             |attention: Array3<f32>| event_attention(attention.slice(s![0, ..rollout.ids[0].len(), ..]), &sample.event);
-        Ok(Item {
+        let item = Item {
             id: example.id.clone(),
             kind: example.kind.clone(),
             duration: example.duration.clone(),
             answer: example.answer.clone(),
-            given: given(example, &completion),
-            accuracy: correctness(example, &completion),
-            reward: reward.total,
-            scores: also(sample, &completion),
-            completion,
+            completion: self.text.decode(&rollout.ids[0])?,
+            accuracy: f32::NAN,
+            reward: f32::NAN,
             length: rollout.ids[0].len(),
             truncated: rollout.truncated[0],
             prompt_tokens: sample.prompt.ids.len(),
             media_tokens: media_tokens(sample, self.policy.config().vision.merge_area() as usize),
             shapes: sample.shapes.clone(),
             event: attention.and_then(of_tokens),
+            ..Item::default()
+        };
+        let Some(rubric) = self.rubric else { return Ok(item) };
+        let judged = judge(rubric, self.text, sample, rollout)?;
+        let (completion, reward) = judged.into_iter().next().context("no completion was drawn")?;
+        Ok(Item {
+            given: given(example, &completion),
+            accuracy: correctness(example, &completion),
+            reward: reward.total,
+            scores: also(sample, &completion),
+            ..item
         })
     }
 }

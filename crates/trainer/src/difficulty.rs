@@ -8,7 +8,7 @@ use anyhow::Result;
 use foveate_data::Records;
 use foveate_policy::Observe;
 
-use crate::answer::{Candidate, Examinee, answered, correctness, judge};
+use crate::answer::{Candidate, Examinee, answered, correctness};
 use crate::cli::FilterArgs;
 use crate::config::resolve_plain;
 use crate::data::{Examples, Loader, LoaderOptions, LoaderState, Order, View};
@@ -52,7 +52,7 @@ impl Examinee<'_> {
     fn shares(&self, records: &Arc<Records>, samples: usize) -> Result<HashMap<usize, f64>> {
         let (config, count) = (self.config, records.len());
         let view = View::training(config, self.dir);
-        let examples = Examples::of(Arc::clone(records), &view, config, Arc::clone(self.text))?;
+        let examples = Examples::of(Arc::clone(records), &view, config, Arc::clone(self.text))?.judged();
         let batch = config.rollout.prompts_per_step;
         let options =
             LoaderOptions { depth: 2 * batch, threads: config.data.threads, on_bad: config.data.on_bad_example };
@@ -72,9 +72,11 @@ impl Examinee<'_> {
                 prepared.iter().map(|example| self.policy.encode(&example.prompt)).collect::<Result<_, _>>()?;
             let rollouts = self.completions(first, &prompts, &params, samples)?;
             for (example, rollout) in prepared.iter().zip(rollouts) {
-                let judged = judge(self.rubric, self.text, example, &rollout)?;
-                let right = judged.iter().map(|(text, _)| f64::from(correctness(&example.example, text)));
-                let share = right.sum::<f64>() / samples as f64;
+                let mut right = 0.0;
+                for ids in &rollout.ids {
+                    right += f64::from(correctness(&example.example, &self.text.decode(ids)?));
+                }
+                let share = right / samples as f64;
                 if !share.is_nan() {
                     shares.insert(example.record, share);
                 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde_json::Value;
 
 use crate::Fault;
+use crate::store::unmarked;
 
 /// JSON files that were looked for beside a file of records: what they hold, or that there is none. Each is read once.
 #[derive(Debug, Default)]
@@ -29,7 +30,7 @@ impl Beside {
 fn read(path: &Path) -> Found {
     let fault = |reason: String| Fault::new("", format!("{}: {reason}", path.display()));
     match std::fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes))
+        Ok(bytes) => serde_json::from_slice(unmarked(&bytes))
             .map(|value| Some(Arc::new(value)))
             .map_err(|e| fault(e.to_string())),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),

@@ -126,10 +126,14 @@ impl Store {
             return table::row(table, value).map(|value| Raw { key: None, value }).map_err(fault);
         }
         let key = json::key(key).map_err(|error| fault(reason(&error)))?;
-        let value = value.strip_prefix(b"\xef\xbb\xbf").unwrap_or(value); // a byte order mark
-        let value = serde_json::from_slice(value).map_err(|error| fault(reason(&error)))?;
+        let value = serde_json::from_slice(unmarked(value)).map_err(|error| fault(reason(&error)))?;
         Ok(Raw { key, value })
     }
+}
+
+/// A text without the byte order mark that some editors begin it with.
+pub(crate) fn unmarked(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
 }
 
 fn extension(path: &Path) -> String {

@@ -95,9 +95,9 @@ impl FrameCache {
     pub fn get(&self, key: &CacheKey, video: &Path) -> Result<Option<Frames>, VideoError> {
         let note = self.note(key)?;
         let hash = if video.exists() {
-            let (bytes, changed) = facts(video)?;
+            let facts = facts(video)?;
             match note {
-                Some(note) if (note.bytes, note.changed) == (bytes, changed) => note.hash,
+                Some(note) if note.facts == facts => note.hash,
                 _ => hash(video)?,
             }
         } else {
@@ -145,18 +145,17 @@ impl FrameCache {
     /// # Errors
     /// As [`FrameCache::put`].
     pub fn remember(&self, key: &CacheKey, video: &Path) -> Result<String, VideoError> {
-        let (bytes, changed) = facts(video)?;
-        let file = std::path::absolute(video).map_err(|e| VideoError::io(video, e))?;
-        let path = self.note_path(key);
+        let facts = facts(video)?;
         // A damaged note is written anew.
         let known = self.note(key).ok().flatten();
-        if let Some(known) = known.as_ref().filter(|known| (known.bytes, known.changed) == (bytes, changed)) {
+        if let Some(known) = known.as_ref().filter(|known| known.facts == facts) {
             return Ok(known.hash.clone());
         }
-        let (name, seal) = (key.name.clone(), String::new());
-        let note = Note { name, file, bytes, changed, hash: hash(video)?, seal }.sealed();
-        let is_other = |known: &&Note| known.hash != note.hash && known.file != note.file && known.file.exists();
-        if let Some(known) = known.as_ref().filter(is_other) {
+        let path = self.note_path(key);
+        let file = std::path::absolute(video).map_err(|e| VideoError::io(video, e))?;
+        let note = Note { name: key.name.clone(), file, facts, hash: hash(video)? };
+        let is_other = |known: &Note| known.hash != note.hash && known.file != note.file && known.file.exists();
+        if let Some(known) = known.filter(is_other) {
             let reason = format!(
                 "it is of {}, another video with the name of {}: prepare the two into folders of their own",
                 known.file.display(),
@@ -164,9 +163,7 @@ impl FrameCache {
             );
             return Err(VideoError::BadFile { path, reason });
         }
-        let text =
-            serde_json::to_vec(&note).map_err(|e| VideoError::BadFile { path: path.clone(), reason: e.to_string() })?;
-        write_atomic(&path, &text)?;
+        note.write(&path)?;
         Ok(note.hash)
     }
 

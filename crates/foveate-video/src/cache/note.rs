@@ -6,50 +6,48 @@ use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
 
+use crate::files::write_atomic;
 use crate::{VideoError, folder};
 
-/// What is known of the video of a name.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
+/// What is known of the video of a name: a line of JSON, and a line with its BLAKE3 by which damage is noticed.
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Note {
     pub(super) name: String,
     /// The file, as it was found where its frames were prepared.
     pub(super) file: PathBuf,
-    pub(super) bytes: u64,
-    /// When it was last changed, nanoseconds since 1970.
-    pub(super) changed: i64,
+    /// Its bytes, and when it was last changed.
+    pub(super) facts: (u64, i64),
     /// BLAKE3 of its contents.
     pub(super) hash: String,
-    /// BLAKE3 of all this, by which damage is noticed.
-    pub(super) seal: String,
 }
 
 impl Note {
-    /// The same with its seal.
-    pub(super) fn sealed(self) -> Self {
-        let Self { name, file, bytes, changed, hash, .. } = &self;
-        let seal = blake3::hash(format!("{name}\n{}\n{bytes}\n{changed}\n{hash}", file.display()).as_bytes());
-        Self { seal: seal.to_hex().to_string(), ..self }
-    }
-
     /// The note in a file; `None` if there is none.
     ///
     /// # Errors
     /// [`VideoError::BadFile`] if it is damaged; [`VideoError::Io`] if it cannot be read.
     pub(super) fn read(path: &Path) -> Result<Option<Self>, VideoError> {
-        let bad = |reason: String| VideoError::BadFile { path: path.to_owned(), reason };
         let bytes = match fs::read(path) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(VideoError::io(path, e)),
         };
-        let note: Self = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
-        let seal = note.seal.clone();
-        let note = note.sealed();
-        if note.seal == seal {
-            Ok(Some(note))
-        } else {
-            Err(bad("the note is damaged: it does not have its hash".to_owned()))
-        }
+        let whole = str::from_utf8(&bytes).ok().and_then(|text| text.split_once('\n'));
+        let whole = whole.filter(|(note, seal)| blake3::hash(note.as_bytes()).to_hex().as_str() == *seal);
+        let note = whole.and_then(|(note, _)| serde_json::from_str(note).ok());
+        let damaged = || "the note is damaged: it does not have its hash".to_owned();
+        note.map(Some).ok_or_else(|| VideoError::BadFile { path: path.to_owned(), reason: damaged() })
+    }
+
+    /// Writes the note.
+    ///
+    /// # Errors
+    /// [`VideoError::Io`] if the disk refuses.
+    pub(super) fn write(&self, path: &Path) -> Result<(), VideoError> {
+        let bad = |e: serde_json::Error| VideoError::BadFile { path: path.to_owned(), reason: e.to_string() };
+        let note = serde_json::to_string(self).map_err(bad)?;
+        let seal = blake3::hash(note.as_bytes()).to_hex();
+        write_atomic(path, format!("{note}\n{seal}").as_bytes())
     }
 }
 

@@ -138,13 +138,17 @@ impl DataTable {
         Records::open(file, self.format, self.media_root.as_deref()).context("data").user()
     }
 
+    /// The data set that held-out examples are of.
+    pub fn test_format(&self) -> Format {
+        self.test_format.unwrap_or(self.format)
+    }
+
     /// Opens held-out examples.
     ///
     /// # Errors
     /// A user error: there are none, or the first is not one.
     pub fn test_records(&self, file: &Path) -> Result<Records> {
-        let format = self.test_format.unwrap_or(self.format);
-        Records::open(file, format, self.media_root.as_deref()).context("data").user()
+        Records::open(file, self.test_format(), self.media_root.as_deref()).context("data").user()
     }
 }
 

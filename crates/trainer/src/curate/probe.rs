@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
+use foveate_video::read_picture;
 
 use crate::config::OnBadExample;
 use crate::data::{Loader, LoaderOptions, LoaderState, Order, Source};
@@ -62,9 +63,7 @@ fn seconds(path: &Path, is_video: bool) -> Result<Option<f64>> {
     if is_video {
         return Ok(Some(video(path)?).filter(|_| !path.is_dir()));
     }
-    let named = || path.display().to_string();
-    let image = image::ImageReader::open(path).with_context(named)?.with_guessed_format().with_context(named)?;
-    image.decode().with_context(named)?;
+    read_picture(path)?;
     Ok(None)
 }
 

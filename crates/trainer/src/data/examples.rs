@@ -77,6 +77,8 @@ pub struct Preparer {
     prompts: Prompts,
     longest: usize,
     picked: Option<Picked>,
+    /// Whether completions are judged, so that prompts must ask for what is.
+    judged: bool,
     /// Whether the first of a video's frames is all that is shown.
     first_only: bool,
     /// Whether it was said that subtitles are missing.
@@ -138,6 +140,11 @@ impl Examples {
         Ok(Self { ablation, described: asked.described.cloned(), preparer, ..examples })
     }
 
+    /// The same for completions that are judged: a prompt that does not ask for what is judged makes an example bad.
+    pub fn judged(self) -> Self {
+        Self { preparer: Preparer { judged: true, ..self.preparer }, ..self }
+    }
+
     /// The media of the next example that shows other media of the same kinds.
     fn other_media(&self, record: usize, example: &Example) -> Result<Vec<Medium>> {
         if example.media.is_empty() {
@@ -181,6 +188,7 @@ impl Preparer {
             prompts: prompts("data.prompt", &data.prompt)?,
             longest: data.max_prompt_tokens.min(room(view.model, config)?),
             picked,
+            judged: false,
             first_only: false,
             told: AtomicBool::new(false),
         })
@@ -196,7 +204,7 @@ impl Preparer {
         let event = event(&example, &media);
         let shapes = media.iter().map(|medium| self.media.shape(medium.patches())).collect();
         let turn = self.prompts.fill(&example, seen(&example, &media))?;
-        if example.problem == ProblemType::Grounding && !turn.user.contains("<time>") {
+        if self.judged && example.problem == ProblemType::Grounding && !turn.user.contains("<time>") {
             bail!("the prompt does not ask for a time between <time> and </time>: data.prompt=when does");
         }
         let asked = turn.user.clone();

@@ -6,7 +6,9 @@ use std::sync::Arc;
 #[cfg(not(feature = "decode"))]
 use anyhow::bail;
 use anyhow::{Context, Result};
-use foveate_video::{CacheKey, FrameCache, Frames, ImageProcessor, Patches, PixelBudget, Sampling, TimeScale};
+use foveate_video::{
+    CacheKey, FrameCache, Frames, ImageProcessor, Patches, PixelBudget, Sampling, TimeScale, read_picture,
+};
 use image::RgbImage;
 
 use super::View;
@@ -175,13 +177,7 @@ impl MediaReader {
     /// # Errors
     /// It cannot be read or brought to size.
     pub fn image(&self, path: &Path) -> Result<Patches> {
-        let image = image::ImageReader::open(path)
-            .with_context(|| path.display().to_string())?
-            .with_guessed_format()
-            .with_context(|| path.display().to_string())?
-            .decode()
-            .with_context(|| path.display().to_string())?;
-        Ok(self.processor.image(&image.into_rgb8(), &self.budget)?)
+        Ok(self.processor.image(&read_picture(path)?, &self.budget)?)
     }
 
     /// Sees to it that the video's frames are in the cache; whether they had to be decoded.
@@ -191,8 +187,10 @@ impl MediaReader {
     pub fn prepare(&self, path: &Path, clip: Clip) -> Result<bool> {
         let cache = self.cache.as_ref().context("no cache to prepare frames in")?;
         let key = self.key(path, clip, path.is_dir())?;
-        if matches!(cache.get(&key, path), Ok(Some(_))) {
+        if path.exists() {
             cache.remember(&key, path)?;
+        }
+        if matches!(cache.get(&key, path), Ok(Some(_))) {
             return Ok(false);
         }
         cache.put(&key, path, &self.decode(path, clip)?)?;

@@ -76,14 +76,17 @@ impl Keep for Begun {
     }
 }
 
-/// The batches of a file, and the length of what is whole of it, in bytes; nothing if it holds answers to something else.
+/// The batches of a file, and the length of what is whole of it, in bytes; nothing if it holds answers to something else. A
+/// file that something else was asked in and not answered is as good as empty.
 fn read(file: &File, asked: &str) -> Result<Option<(Vec<Batch>, u64)>> {
     let mut lines = BufReader::new(file);
     let (mut batches, mut whole, mut line) = (Vec::new(), 0, String::new());
     while lines.read_line(&mut line)? > 0 && line.ends_with('\n') {
         if whole == 0 {
-            if !serde_json::from_str::<String>(&line).is_ok_and(|found| found == asked) {
-                return Ok(None);
+            match serde_json::from_str::<String>(&line) {
+                Ok(found) if found == asked => {}
+                Ok(_) if lines.fill_buf()?.is_empty() => return Ok(Some((batches, 0))),
+                _ => return Ok(None),
             }
         } else {
             let Ok(batch) = serde_json::from_str(&line) else { break };
@@ -130,5 +133,16 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), whole, "nothing is lost");
         Begun::open(&path, "this").unwrap().remove().unwrap();
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_was_asked_and_not_answered_is_in_nobodys_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("items.jsonl.partial");
+        drop(Begun::open(&path, "this").unwrap());
+        drop(Begun::open(&path, "that").unwrap());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "\"that\"\n");
+        crate::run::write_atomically(&path, b"notes of a user\n").unwrap();
+        assert!(Begun::open(&path, "this").is_err(), "it is not ours");
     }
 }

@@ -9,7 +9,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use foveate_data::Format;
+use foveate_data::{Format, Records};
 
 use crate::answer::{Candidate, Exam, Examinee, answered};
 use crate::cli::{Ablation, EvalArgs};
@@ -44,7 +44,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     let file = file.context("which examples? name them by --data or data.test").user()?.to_owned();
     existing("--data", &file)?;
     println!("{}", protocol(&config));
-    if args.describe_with.is_none() && config.data.test_format == Some(Format::TempCompassCaptioning) {
+    if args.describe_with.is_none() && config.data.test_format() == Format::TempCompassCaptioning {
         return Err(user_error(
             "tempcompass-captioning: whose captions? name the model that writes them by --describe-with",
         ));
@@ -91,15 +91,6 @@ pub fn run(args: &EvalArgs) -> Result<()> {
 /// Answers the file, from where an earlier evaluation was stopped; `None` if this one is stopped too. What it goes on from
 /// is added to `kept`, to be removed once all that was asked is done.
 fn sit(examinee: &Examinee<'_>, exam: &Exam<'_>, output: &Path, kept: &mut Vec<Begun>) -> Result<Option<Vec<Item>>> {
-    let items = said(examinee, exam, output, kept)?;
-    if let Some(items) = &items {
-        write_lines(output, items)?;
-    }
-    Ok(items)
-}
-
-/// The same, not yet written to `output`.
-fn said(examinee: &Examinee<'_>, exam: &Exam<'_>, output: &Path, kept: &mut Vec<Begun>) -> Result<Option<Vec<Item>>> {
     let mut begun = Begun::open(&appended(output, ".partial"), &asked(examinee, exam)?)?;
     let answers = examinee.answer(exam, &mut begun, &answered())?;
     kept.push(begun);
@@ -110,6 +101,7 @@ fn said(examinee: &Examinee<'_>, exam: &Exam<'_>, output: &Path, kept: &mut Vec<
     if answers.bad > 0 {
         println!("{} examples could not be read and are left out", answers.bad);
     }
+    write_lines(output, &answers.items)?;
     Ok(Some(answers.items))
 }
 
@@ -118,12 +110,9 @@ fn asked(examinee: &Examinee<'_>, exam: &Exam<'_>) -> Result<String> {
     let config = examinee.config;
     let prompt = Path::new(&config.data.prompt);
     let selector = config.eval.frames.from.as_deref().map(|dir| state(&dir.join("model.safetensors")));
-    let files =
-        [state(examinee.dir), state(&examinee.dir.join("model.safetensors")), state(exam.asked.file), state(prompt)];
-    let records: Vec<_> = match exam.asked.file.is_dir() {
-        true => config.data.test_records(exam.asked.file)?.files().map(state).collect(),
-        false => Vec::new(),
-    };
+    let files = [state(examinee.dir), state(&examinee.dir.join("model.safetensors")), state(prompt)];
+    let records = Records::files(exam.asked.file, config.data.test_format())?;
+    let records: Vec<_> = records.iter().map(|file| state(file)).collect();
     // In the order of their names, so that the same words are the same text.
     let described: Option<BTreeMap<_, _>> = exam.asked.described.map(|words| words.iter().collect());
     let described = described.map(|words| fingerprint(&words));

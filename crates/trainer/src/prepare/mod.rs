@@ -34,18 +34,13 @@ pub fn run(args: &PrepareArgs) -> Result<()> {
     config.data.cache = Some(folder.clone());
     config.data.format = args.format.unwrap_or(config.data.format);
     config.data.test_format = args.format.or(config.data.test_format);
-    let seen = args.seen;
-    let records = match seen {
-        SeenBy::Training => config.data.training_records(input)?,
-        SeenBy::Evaluation => config.data.test_records(input)?,
+    let (records, view) = match args.seen {
+        SeenBy::Training => (config.data.training_records(input)?, View::training(&config, model)),
+        SeenBy::Evaluation => (config.data.test_records(input)?, View::evaluation(&config, model)),
     };
     let cache = match args.max_gib {
         Some(most) => FrameCache::bounded(folder, (most * GIB) as u64).user()?,
         None => FrameCache::open(folder),
-    };
-    let view = match seen {
-        SeenBy::Training => View::training(&config, model),
-        SeenBy::Evaluation => View::evaluation(&config, model),
     };
     let selector = view.frames.from.as_deref();
     let sees = selector.map(Sees::read).transpose()?;

@@ -36,7 +36,7 @@ impl Learner for TokenLearner {
     fn examples(config: &Config) -> Result<Examples> {
         let model = config.model_path()?;
         let text = Arc::new(TextProcessor::load(model).user()?);
-        Examples::train(config, model, text)
+        Ok(Examples::train(config, model, text)?.judged())
     }
 
     fn load(config: &Config, examples: &Examples, checkpoint: Option<&Path>) -> Result<Self> {
@@ -93,7 +93,7 @@ impl Learner for TokenLearner {
 
     fn answer(&self, config: &Config, test: &Path, stop: &Stop) -> Result<Answers> {
         let dir = config.model_path()?;
-        let examinee = Examinee { policy: &self.policy, dir, text: &self.text, rubric: &self.rubric, config };
+        let examinee = Examinee { policy: &self.policy, dir, text: &self.text, rubric: Some(&self.rubric), config };
         examinee.answer(&Exam { asked: Asked::whole(test), stop }, &mut Nowhere, &answered())
     }
 

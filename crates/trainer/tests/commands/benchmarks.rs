@@ -51,6 +51,23 @@ fn captions_are_asked_for_in_the_data_sets_words_and_judged_by_another_model() {
 }
 
 #[test]
+fn a_time_is_asked_for_where_it_is_judged_and_not_of_a_description() {
+    let folder = tempfile::tempdir().unwrap();
+    let record = lines(&shared().scenes.join("test.jsonl")).remove(0);
+    std::fs::copy(shared().scenes.join(record["video"].as_str().unwrap()), folder.path().join("V1.mp4")).unwrap();
+    let video = json!({"duration": 4.0, "timestamps": [[0.5, 1.5]], "sentences": ["a circle flashes"]});
+    let data = written(folder.path().join("charades.json"), &json!({"V1": video}));
+    let output = folder.path().join("items.jsonl");
+    let asked = [&eval(&data, &output)[..], &["--benchmark", "charades-sta"]].concat();
+    let refused = String::from_utf8(run(&asked).stderr).unwrap();
+    assert!(refused.contains("data.prompt=when does"), "{refused}");
+    let when = [&asked[..], &["--set", "data.prompt=when"]].concat();
+    assert!(succeed(&when).contains("recall by temporal IoU"));
+    succeed(&[&when[..], &["--describe-with", text(&shared().model), "--describe-tokens", "4"]].concat());
+    assert!(lines(&folder.path().join("items.described.jsonl"))[0]["accuracy"].is_null());
+}
+
+#[test]
 fn a_prompt_tells_the_subtitles_of_the_frames_that_are_shown() {
     let folder = tempfile::tempdir().unwrap();
     let shared = shared();
