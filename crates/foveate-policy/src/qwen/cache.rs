@@ -75,6 +75,8 @@ pub(crate) struct Cache {
 
 #[derive(Debug)]
 struct Layer {
+    /// What the following are views of. Whoever comes later is written over those who were there before.
+    room: [Tensor; 3],
     /// Keys `[N * K, P, E]` and values `[N * K, P, E + F]`. In layers whose frame attention is seen, each prompt row's
     /// value goes on with a 1 for its frame: summing values up then sums the weights on each frame up as well.
     prompt: [Tensor; 2],
@@ -113,7 +115,9 @@ impl Cache {
         let prompt = members.iter().map(|member| member.prompt).max().unwrap_or(0);
         let shape = [groups, rows, prompt];
         let layers = if self.layers.is_empty() {
-            (0..sizes.layers).map(|index| Layer::new(&sizes, sizes.seen_frames(index), shape)).collect()
+            let none = || Tensor::zeros([0], (sizes.kind, sizes.device));
+            let room = || [none(), none(), none()];
+            (0..sizes.layers).map(|index| Layer::within(room(), &sizes, sizes.seen_frames(index), shape)).collect()
         } else {
             // Layer by layer, so that only one is held twice.
             self.layers.into_iter().map(|layer| layer.moved(&sizes, &move_, shape, [dropped, used])).collect()
@@ -143,6 +147,7 @@ impl Cache {
             let [mut key_store, value_store] = layer.prompt.each_ref().map(of_group);
             key_store.copy_(&paired(keys, 2).transpose(0, 1));
             value_store.narrow(2, 0, width).copy_(&values.transpose(0, 1));
+            let _ = value_store.narrow(2, width, value_store.size()[2] - width).zero_();
             if let Some(probe) = probe.filter(|_| value_store.size()[2] > width) {
                 let (columns, frames) = probe.frames.size2().unwrap_or_default();
                 let ones = probe.frames.to_kind(self.sizes.kind).expand([heads, columns, frames], false);
@@ -206,29 +211,44 @@ impl Cache {
 }
 
 impl Layer {
-    /// Room for `groups` with `rows` each behind prompts of `prompt` tokens, and for `frames` marks beside each value.
-    fn new(sizes: &Sizes, frames: i64, [groups, rows, prompt]: [i64; 3]) -> Self {
-        let of = |shape: &[i64]| Tensor::zeros(shape, (sizes.kind, sizes.device));
+    /// `groups` with `rows` each behind prompts of `prompt` tokens, and `frames` marks beside each value, in this room or, if
+    /// it is too small, in one of their own. What was in it before stays there until it is written over: nobody sees it.
+    fn within(room: [Tensor; 3], sizes: &Sizes, frames: i64, [groups, rows, prompt]: [i64; 3]) -> Self {
         let prompts = groups * sizes.kv_heads;
-        Self {
-            prompt: [of(&[prompts, prompt, sizes.width]), of(&[prompts, prompt, sizes.width + frames])],
-            own: of(&[2, groups, sizes.kv_heads, rows, sizes.columns, sizes.width]),
-        }
+        let shapes = [
+            &[prompts, prompt, sizes.width][..],
+            &[prompts, prompt, sizes.width + frames],
+            &[2, groups, sizes.kv_heads, rows, sizes.columns, sizes.width],
+        ];
+        let mut shape = shapes.into_iter();
+        let room = room.map(|room| {
+            let needed = shape.next().map_or(0, |shape| shape.iter().product());
+            if room.numel() as i64 >= needed { room } else { Tensor::zeros([needed], (sizes.kind, sizes.device)) }
+        });
+        let view = |which: usize| {
+            let shape = shapes[which];
+            room[which].narrow(0, 0, shape.iter().product()).view(shape)
+        };
+        Self { prompt: [view(0), view(1)], own: view(2), room }
     }
 
+    /// Those who stay, moved to the beginning.
     fn moved(self, sizes: &Sizes, move_: &Move, shape: [i64; 3], [dropped, used]: [i64; 2]) -> Self {
-        let new = Self::new(sizes, self.prompt[1].size()[2] - sizes.width, shape);
-        let [_, rows, prompt] = shape;
+        let Self { room, prompt, own } = self;
+        let frames = prompt[1].size()[2] - sizes.width;
         if move_.staying == 0 {
-            return new;
+            return Self::within(room, sizes, frames, shape);
         }
-        let old = self.own.view([2, -1, sizes.columns, sizes.width]).narrow(2, dropped, used);
-        let kept = old.index_select(1, &move_.own).view([2, move_.staying, sizes.kv_heads, rows, used, sizes.width]);
+        let [_, rows, longest] = shape;
+        // Copies, since old and new places overlap.
+        let kept = own.view([2, -1, sizes.columns, sizes.width]).narrow(2, dropped, used).index_select(1, &move_.own);
+        let kept = kept.view([2, move_.staying, sizes.kv_heads, rows, used, sizes.width]);
+        let kept_prompts = prompt.map(|x| x.narrow(1, 0, longest.min(x.size()[1])).index_select(0, &move_.prompts));
+        drop(own); // with it goes the old room, should it be too small
+        let new = Self::within(room, sizes, frames, shape);
         new.own.narrow(1, 0, move_.staying).narrow(4, 0, used).copy_(&kept);
-        for (new, old) in new.prompt.iter().zip(&self.prompt) {
-            let width = prompt.min(old.size()[1]);
-            let kept = old.narrow(1, 0, width).index_select(0, &move_.prompts);
-            new.narrow(0, 0, move_.staying * sizes.kv_heads).narrow(1, 0, width).copy_(&kept);
+        for (new, kept) in new.prompt.iter().zip(&kept_prompts) {
+            new.narrow(0, 0, move_.staying * sizes.kv_heads).narrow(1, 0, kept.size()[1]).copy_(kept);
         }
         new
     }
