@@ -72,6 +72,7 @@ clippy:
 [private]
 unit:
     cargo test --workspace
+    cargo test --workspace --no-default-features --test cached
     cargo test -p foveate-reward --features remote
     cargo test -p foveate-data --features parquet
 

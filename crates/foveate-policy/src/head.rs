@@ -64,7 +64,7 @@ impl Head {
         self.weight.size()[0]
     }
 
-    /// Logits of hidden states: `[R, D]` -> `[R, V]` f32 (f64 for an f64 model).
+    /// Logits of hidden states: `[.., D]` -> `[.., V]` f32 (f64 for an f64 model).
     pub fn logits(&self, hidden: &Tensor) -> Tensor {
         let few = hidden.device() == Device::Cpu && hidden.dim() == 2 && hidden.size()[0] <= FEW_ROWS;
         let logits = if few {

@@ -223,7 +223,11 @@ impl Layer {
         let mut shape = shapes.into_iter();
         let room = room.map(|room| {
             let needed = shape.next().map_or(0, |shape| shape.iter().product());
-            if room.numel() as i64 >= needed { room } else { Tensor::zeros([needed], (sizes.kind, sizes.device)) }
+            if room.numel() as i64 >= needed {
+                return room;
+            }
+            drop(room);
+            Tensor::zeros([needed], (sizes.kind, sizes.device))
         });
         let view = |which: usize| {
             let shape = shapes[which];
@@ -236,15 +240,12 @@ impl Layer {
     fn moved(self, sizes: &Sizes, move_: &Move, shape: [i64; 3], [dropped, used]: [i64; 2]) -> Self {
         let Self { room, prompt, own } = self;
         let frames = prompt[1].size()[2] - sizes.width;
-        if move_.staying == 0 {
-            return Self::within(room, sizes, frames, shape);
-        }
         let [_, rows, longest] = shape;
         // Copies, since old and new places overlap.
         let kept = own.view([2, -1, sizes.columns, sizes.width]).narrow(2, dropped, used).index_select(1, &move_.own);
         let kept = kept.view([2, move_.staying, sizes.kv_heads, rows, used, sizes.width]);
         let kept_prompts = prompt.map(|x| x.narrow(1, 0, longest.min(x.size()[1])).index_select(0, &move_.prompts));
-        drop(own); // with it goes the old room, should it be too small
+        drop(own); // a view of the room, which goes if it is too small
         let new = Self::within(room, sizes, frames, shape);
         new.own.narrow(1, 0, move_.staying).narrow(4, 0, used).copy_(&kept);
         for (new, kept) in new.prompt.iter().zip(&kept_prompts) {

@@ -35,7 +35,7 @@ impl Note {
         let whole = str::from_utf8(&bytes).ok().and_then(|text| text.split_once('\n'));
         let whole = whole.filter(|(note, seal)| blake3::hash(note.as_bytes()).to_hex().as_str() == *seal);
         let note = whole.and_then(|(note, _)| serde_json::from_str(note).ok());
-        let damaged = || "the note is damaged: it does not have its hash".to_owned();
+        let damaged = || "the note is damaged, or another version's: it does not have its hash".to_owned();
         note.map(Some).ok_or_else(|| VideoError::BadFile { path: path.to_owned(), reason: damaged() })
     }
 
