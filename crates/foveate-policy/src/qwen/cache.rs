@@ -115,8 +115,7 @@ impl Cache {
         let prompt = members.iter().map(|member| member.prompt).max().unwrap_or(0);
         let shape = [groups, rows, prompt];
         let layers = if self.layers.is_empty() {
-            let none = || Tensor::zeros([0], (sizes.kind, sizes.device));
-            let room = || [none(), none(), none()];
+            let room = || [0; 3].map(|none| Tensor::zeros([none], (sizes.kind, sizes.device)));
             (0..sizes.layers).map(|index| Layer::within(room(), &sizes, sizes.seen_frames(index), shape)).collect()
         } else {
             // Layer by layer, so that only one is held twice.
@@ -213,27 +212,17 @@ impl Cache {
 impl Layer {
     /// `groups` with `rows` each behind prompts of `prompt` tokens, and `frames` marks beside each value, in this room or, if
     /// it is too small, in one of their own. What was in it before stays there until it is written over: nobody sees it.
-    fn within(room: [Tensor; 3], sizes: &Sizes, frames: i64, [groups, rows, prompt]: [i64; 3]) -> Self {
+    fn within(mut room: [Tensor; 3], sizes: &Sizes, frames: i64, [groups, rows, prompt]: [i64; 3]) -> Self {
         let prompts = groups * sizes.kv_heads;
-        let shapes = [
-            &[prompts, prompt, sizes.width][..],
-            &[prompts, prompt, sizes.width + frames],
-            &[2, groups, sizes.kv_heads, rows, sizes.columns, sizes.width],
-        ];
-        let mut shape = shapes.into_iter();
-        let room = room.map(|room| {
-            let needed = shape.next().map_or(0, |shape| shape.iter().product());
-            if room.numel() as i64 >= needed {
-                return room;
-            }
-            drop(room);
-            Tensor::zeros([needed], (sizes.kind, sizes.device))
-        });
-        let view = |which: usize| {
-            let shape = shapes[which];
-            room[which].narrow(0, 0, shape.iter().product()).view(shape)
-        };
-        Self { prompt: [view(0), view(1)], own: view(2), room }
+        let [keys, values, own] = &mut room;
+        Self {
+            prompt: [
+                placed(keys, &[prompts, prompt, sizes.width]),
+                placed(values, &[prompts, prompt, sizes.width + frames]),
+            ],
+            own: placed(own, &[2, groups, sizes.kv_heads, rows, sizes.columns, sizes.width]),
+            room,
+        }
     }
 
     /// Those who stay, moved to the beginning.
@@ -253,6 +242,16 @@ impl Layer {
         }
         new
     }
+}
+
+/// A tensor of this shape at the beginning of `room`, which is made anew if it is too small.
+fn placed(room: &mut Tensor, shape: &[i64]) -> Tensor {
+    let (needed, options) = (shape.iter().product(), (room.kind(), room.device()));
+    if (room.numel() as i64) < needed {
+        *room = Tensor::new(); // gone before the larger one comes
+        *room = Tensor::zeros([needed], options);
+    }
+    room.narrow(0, 0, needed).view(shape)
 }
 
 /// Where those who stay were.

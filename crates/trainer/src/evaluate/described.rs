@@ -32,7 +32,7 @@ pub(super) fn describe(
     let mut config = config.clone();
     config.data.prompt = args.describe_prompt.clone();
     config.eval.max_new_tokens = args.describe_tokens as usize;
-    config.reward = RubricConfig::default(); // makes no difference to a description
+    config.reward = RubricConfig::default(); // a description is the same whatever answers earn: one that was begun goes on
     let candidate = Candidate::load(describer, &config)?;
     let examinee = Examinee { rubric: None, ..candidate.examinee(describer, &config) };
     let items = sit(&examinee, exam, file, kept)?;
