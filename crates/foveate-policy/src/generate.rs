@@ -133,7 +133,7 @@ impl<'a> Generation<'a> {
         loop {
             while let Some(plan) = batch.plan() {
                 batch = batch.regrouped(&plan, self.draws, |positions| self.model.rope(positions));
-                self.join(&mut batch, &plan.joins());
+                self.join(&mut batch, &plan.joins())?;
             }
             if batch.is_empty() {
                 return finite(self.records.rollouts(self.draws, end));
@@ -146,15 +146,15 @@ impl<'a> Generation<'a> {
     }
 
     /// Computes the prompts of the groups that join and draws their first tokens.
-    fn join(&mut self, batch: &mut Batch, joins: &[Join]) {
+    fn join(&mut self, batch: &mut Batch, joins: &[Join]) -> Result<(), PolicyError> {
         if joins.is_empty() {
-            return;
+            return Ok(());
         }
         let (rows, layers) = (batch.rows() as i64, self.sizes.seen_layers as i64);
         let mut hidden = Vec::new();
         let mut frames = Vec::new();
         for join in joins {
-            let prefilled = self.prefill(self.draws[join.group].prompt);
+            let prefilled = self.prefill(self.draws[join.group].prompt)?;
             batch.cache.fill(join.seat, &prefilled.keys_values, prefilled.probe.as_ref());
             hidden.push(prefilled.hidden);
             let own = prefilled
@@ -167,6 +167,7 @@ impl<'a> Generation<'a> {
         let frames = Tensor::stack(&frames, 1).repeat_interleave_self_int(rows, 1, None); // [L, rows, F]
         let tokens = self.draw(hidden, Some(frames), &batch.first_places(joins));
         batch.join(tokens, &self.ends);
+        Ok(())
     }
 
     /// The next token of every row from its hidden state `[B, D]`, recorded in its place.
@@ -186,7 +187,7 @@ impl<'a> Generation<'a> {
     }
 
     /// The only pass over a prompt.
-    fn prefill(&self, prompt: &Encoded) -> Prefilled {
+    fn prefill(&self, prompt: &Encoded) -> Result<Prefilled, PolicyError> {
         let model = self.model;
         let rows = prompt.tokens() as i64;
         let pack = Pack::of_prompt(rows, vec![rows - 1], model.device());
@@ -196,13 +197,13 @@ impl<'a> Generation<'a> {
             keys_values: true,
         };
         let rope = model.rope(&prompt.positions);
-        let (hidden, taps) = model.text.forward(model.embed_prompt(prompt), &rope, &pack, &wanted);
-        Prefilled {
+        let (hidden, taps) = model.text.forward(model.embed_prompt(prompt), &rope, &pack, &wanted)?;
+        Ok(Prefilled {
             frame_attention: taps.frames_of(0).map(|frames| frames.squeeze_dim(1)),
             keys_values: taps.keys_values,
             probe: wanted.frames.pop().flatten(),
             hidden: hidden.get(0),
-        }
+        })
     }
 }
 

@@ -24,6 +24,7 @@ mod input;
 mod loss;
 mod mamba;
 mod model;
+mod native;
 mod pass;
 mod qwen;
 mod records;

@@ -10,7 +10,7 @@ use crate::{
     model::Vlm,
     qwen::{
         Recompute,
-        frames::FrameProbe,
+        frames::{FrameProbe, Run},
         pack::{GroupRows, Pack},
         rope::Rope,
         tape::Tape,
@@ -85,7 +85,7 @@ impl Vlm {
     /// asked for (0 frames without a video).
     ///
     /// # Errors
-    /// [`PolicyError::Prompt`] if a completion token is outside the vocabulary.
+    /// [`PolicyError::Prompt`] if a completion token is outside the vocabulary; [`PolicyError::Torch`] if libtorch fails.
     pub fn forward(&self, segments: &[Segment<'_>], capture: Option<Layers>) -> Result<Vec<GroupForward>, PolicyError> {
         let pack = self.pack(segments)?;
         let probe =
@@ -96,7 +96,7 @@ impl Vlm {
             keys_values: false,
         };
         let (x, rope) = tch::no_grad(|| self.rows(segments));
-        let (hidden, taps) = self.text.forward(x, &rope, &pack, &wanted);
+        let (hidden, taps) = self.text.forward(x, &rope, &pack, &wanted)?;
         let parts = hidden.split_with_sizes(token_counts(segments), 0);
         let groups = segments.iter().zip(parts).enumerate().map(|(group, (segment, hidden))| {
             let completions = segment.completions;
@@ -114,7 +114,7 @@ impl Vlm {
     /// The same with gradients, which [`TrainingPass::backward`] completes.
     ///
     /// # Errors
-    /// [`PolicyError::Prompt`] if a completion token is outside the vocabulary.
+    /// [`PolicyError::Prompt`] if a completion token is outside the vocabulary; [`PolicyError::Torch`] if libtorch fails.
     pub fn training_pass(
         &self,
         segments: &[Segment<'_>],
@@ -124,7 +124,7 @@ impl Vlm {
         let (x, rope) = self.rows(segments);
         let tokens = segments.iter().map(|segment| segment.completions.tokens()).collect::<Vec<_>>();
         Ok(TrainingPass {
-            tape: Tape::record(&self.text, x, rope, pack, recompute),
+            tape: Tape::record(&self.text, x, rope, pack, recompute)?,
             tokens: Tensor::cat(&tokens, 0),
             counts: token_counts(segments),
         })
@@ -168,10 +168,12 @@ impl Vlm {
         let frames =
             Tensor::from_slice(&prompt.video_frames).to_device(device).one_hot(prompt.frames).to_kind(Kind::Float);
         let last = prompt.video_rows.last().copied().unwrap_or(0);
-        let behind = rows.iter().all(|row| *row >= last);
+        let first = rows.iter().copied().min().unwrap_or(0);
+        let behind = first >= last;
         let rows = Tensor::from_slice(rows).to_device(device);
         let hidden = (!behind).then(|| columns.unsqueeze(0).gt_tensor(&rows.unsqueeze(1)));
         let length = FrameProbe::length(&prompt.video_frames, prompt.frames);
-        Some(FrameProbe { rows, columns, frames, length, hidden })
+        let runs = Run::all(&prompt.video_rows, &prompt.video_frames);
+        Some(FrameProbe { rows, first, columns, frames, length, runs, hidden })
     }
 }

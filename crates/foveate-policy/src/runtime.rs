@@ -10,7 +10,7 @@ use std::{
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 use tch::{Cuda, Device, Kind};
 
-use crate::{PolicyError, adamw::fused::checked};
+use crate::{PolicyError, native::checked};
 
 static CUDA: OnceLock<Option<Library>> = OnceLock::new();
 

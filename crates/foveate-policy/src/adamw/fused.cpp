@@ -1,7 +1,5 @@
-// Operations on lists of tensors that libtorch has and tch does not bind. Each returns 0, or 1 with a message.
+// Operations on lists of tensors that libtorch has and tch does not bind.
 
-#include <cstring>
-#include <exception>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
@@ -9,7 +7,8 @@
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/stack.h>
-#include <c10/core/GradMode.h>
+
+#include "../native.h"
 
 namespace {
 
@@ -18,18 +17,6 @@ std::vector<at::Tensor> list(at::Tensor *const *tensors, size_t count) {
     all.reserve(count);
     for (size_t i = 0; i < count; ++i) all.push_back(*tensors[i]);
     return all;
-}
-
-template <typename Work> int guarded(char *message, size_t size, Work work) {
-    try {
-        c10::AutoGradMode no_gradients(false);
-        work();
-        return 0;
-    } catch (const std::exception &error) {
-        std::strncpy(message, error.what(), size - 1);
-        message[size - 1] = 0;
-        return 1;
-    }
 }
 
 } // namespace

@@ -1,13 +1,13 @@
 //! Safe calls of the operations on lists of tensors in `fused.cpp`.
 
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{c_char, c_int};
 
 use tch::Tensor;
 
-use crate::PolicyError;
-
-/// libtorch's tensor, which tch holds a pointer to.
-type Raw = *const std::ffi::c_void;
+use crate::{
+    PolicyError,
+    native::{Raw, checked, raw},
+};
 
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -51,17 +51,17 @@ pub(super) fn norm(tensors: &[&Tensor]) -> Result<f64, PolicyError> {
     if tensors.is_empty() {
         return Ok(0.0);
     }
-    let raw = raw(tensors);
+    let tensors = all(tensors);
     let mut norm = 0.0_f64;
     // SAFETY: the pointers are to live tensors, `count` of them; the message fits its size.
-    checked(|message, size| unsafe { foveate_norm(raw.as_ptr(), raw.len(), &raw mut norm, message, size) })?;
+    checked(|message, size| unsafe { foveate_norm(tensors.as_ptr(), tensors.len(), &raw mut norm, message, size) })?;
     Ok(norm)
 }
 
 /// One step of libtorch's fused AdamW in place; gradients are divided by `scale`, an f32 scalar on their device.
 pub(super) fn step(lists: &Lists<'_>, scale: &Tensor, options: Options) -> Result<(), PolicyError> {
     let [parameters, gradients, first, second, steps] =
-        [&lists.parameters, &lists.gradients, &lists.first, &lists.second, &lists.steps].map(|list| raw(list));
+        [&lists.parameters, &lists.gradients, &lists.first, &lists.second, &lists.steps].map(|list| all(list));
     let count = parameters.len();
     if count == 0 {
         return Ok(());
@@ -76,7 +76,7 @@ pub(super) fn step(lists: &Lists<'_>, scale: &Tensor, options: Options) -> Resul
             second.as_ptr(),
             steps.as_ptr(),
             count,
-            scale.as_ptr().cast(),
+            raw(scale),
             options,
             message,
             size,
@@ -84,17 +84,6 @@ pub(super) fn step(lists: &Lists<'_>, scale: &Tensor, options: Options) -> Resul
     })
 }
 
-fn raw(tensors: &[&Tensor]) -> Vec<Raw> {
-    tensors.iter().map(|tensor| tensor.as_ptr().cast()).collect()
-}
-
-/// Calls C++ code that returns 0, or 1 with a message.
-pub(crate) fn checked(call: impl FnOnce(*mut c_char, usize) -> c_int) -> Result<(), PolicyError> {
-    let mut message = [0; 512];
-    if call(message.as_mut_ptr(), message.len()) == 0 {
-        return Ok(());
-    }
-    // SAFETY: the callee ends its message with a zero within the buffer.
-    let message = unsafe { CStr::from_ptr(message.as_ptr()) }.to_string_lossy().into_owned();
-    Err(tch::TchError::Torch(message).into())
+fn all(tensors: &[&Tensor]) -> Vec<Raw> {
+    tensors.iter().map(|tensor| raw(tensor)).collect()
 }

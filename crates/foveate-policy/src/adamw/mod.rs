@@ -1,7 +1,7 @@
 //! AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) by libtorch's fused kernel, with state that can be saved and
 //! restored bit for bit.
 
-pub(crate) mod fused;
+mod fused;
 
 use std::collections::BTreeMap;
 

@@ -9,9 +9,11 @@ use tch::Tensor;
 
 use super::{
     frames::{FrameProbe, frame_mass},
+    framewise::{self, Columns, framewise},
     pack::{GroupRows, OwnRows, Pack},
     wide, wide_kind,
 };
+use crate::PolicyError;
 
 /// How attention is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -34,28 +36,37 @@ pub(crate) struct Attended {
 }
 
 /// Attention of one layer. `q`: `[N, H, E]`, `k`, `v`: `[N, K, E]`; a probe for each group, or none at all.
-pub(crate) fn attend(mode: AttentionMode, pack: &Pack, qkv: [&Tensor; 3], probes: &[Option<FrameProbe>]) -> Attended {
+///
+/// # Errors
+/// [`PolicyError::Torch`] if the computation fails.
+pub(crate) fn attend(
+    mode: AttentionMode,
+    pack: &Pack,
+    qkv: [&Tensor; 3],
+    probes: &[Option<FrameProbe>],
+) -> Result<Attended, PolicyError> {
     let qkv = qkv.map(Tensor::detach);
     let (mut outs, mut lses, mut frames) = (Vec::new(), Vec::new(), Vec::new());
     for (index, group) in pack.groups.iter().enumerate() {
         let [q, k, v] = [0, 1, 2].map(|i| group.of(&qkv[i]));
         let probe = probes.get(index).and_then(Option::as_ref);
-        let (out, lse) = match mode {
-            AttentionMode::Fused => {
+        let (out, lse, mass) = match (mode, probe) {
+            (AttentionMode::Fused, Some(probe)) if framewise::pays(&q, probe) => {
+                let (out, lse, mass) = framewise_group(group, [&q, &k, &v], probe)?;
+                (out, lse, Some(mass))
+            }
+            (AttentionMode::Fused, _) => {
                 let (out, lse) = fused_group(group, [&q, &k, &v]);
-                frames.push(probe.map(|probe| frame_mass(&q, &k, &lse, probe)));
-                (out, lse)
+                let mass = probe.map(|probe| frame_mass(&q, &k, &lse, probe));
+                (out, lse, mass)
             }
-            AttentionMode::Eager => {
-                let (out, lse, mass) = eager_group(group, [&q, &k, &v], probe);
-                frames.push(mass);
-                (out, lse)
-            }
+            (AttentionMode::Eager, _) => eager_group(group, [&q, &k, &v], probe),
         };
         outs.push(out);
         lses.push(lse);
+        frames.push(mass);
     }
-    Attended { out: joined(outs), lse: joined(lses), frames }
+    Ok(Attended { out: joined(outs), lse: joined(lses), frames })
 }
 
 /// Rows of all parts one behind the other; a single part is not copied.
@@ -76,6 +87,38 @@ fn fused_group(group: &GroupRows, [q, k, v]: [&Tensor; 3]) -> (Tensor, Tensor) {
     let to_own = fused_own(own, [&q, &k, &v]);
     let (own_out, own_lse) = merged(to_prompt, to_own);
     (Tensor::cat(&[out, own_out], 0), Tensor::cat(&[lse, own_lse], 0))
+}
+
+/// The same, and the frame attention `[R, F]` of the probed rows.
+fn framewise_group(
+    group: &GroupRows,
+    [q, k, v]: [&Tensor; 3],
+    probe: &FrameProbe,
+) -> Result<(Tensor, Tensor, Tensor), PolicyError> {
+    let [keys, values] = [k, v].map(|x| x.narrow(0, 0, group.prompt));
+    // Rows before the first that is asked for have no need of it.
+    let plain = probe.first.min(group.prompt);
+    let early = (plain > 0).then(|| {
+        let [q, k, v] = [q, k, v].map(|x| x.narrow(0, 0, plain));
+        fused(&q, [&k, &v], Sees::Causally)
+    });
+    let late = q.narrow(0, plain, group.rows() - plain);
+    let prompt_rows = late.narrow(0, 0, group.prompt - plain);
+    let mut outs = vec![prompt_rows.zeros_like()]; // of what they have seen before: nothing
+    let mut lses = vec![prompt_rows.select(2, 0).full_like(f64::NEG_INFINITY)];
+    if let Some(own) = &group.own {
+        let [q, k, v] = [q, k, v].map(|x| x.narrow(0, group.prompt, own.rows));
+        let (out, lse) = fused_own(own, [&q, &k, &v]);
+        outs.push(out);
+        lses.push(lse);
+    }
+    let columns = Columns { k: &keys, v: &values, runs: &probe.runs, frames: probe.frames.size()[1] };
+    let seen = framewise(&late, columns, plain + 1, [joined(outs), joined(lses)])?;
+    let mass = seen.mass.index_select(0, &(&probe.rows - plain));
+    Ok(match early {
+        Some((out, lse)) => (Tensor::cat(&[out, seen.out], 0), Tensor::cat(&[lse, seen.lse], 0), mass),
+        None => (seen.out, seen.lse, mass),
+    })
 }
 
 /// Attention over two sets of columns from the attention over each.
@@ -167,7 +210,11 @@ fn eager_group(
 
 /// q `[B, Q, H, E]`, keys and values `[B, S, K, E]`, mask `[Q, S]` -> out `[B, Q, H, E]`, log-sum-exp `[B, Q, H]`, and
 /// the frame attention `[B, Q, F]` of all rows. Scores and softmax are in f32, as in the fused kernels.
-fn eager([q, k, v]: &[Tensor; 3], mask: &Tensor, probe: Option<&FrameProbe>) -> (Tensor, Tensor, Option<Tensor>) {
+pub(super) fn eager(
+    [q, k, v]: &[Tensor; 3],
+    mask: &Tensor,
+    probe: Option<&FrameProbe>,
+) -> (Tensor, Tensor, Option<Tensor>) {
     let shared = q.size()[2] / k.size()[2];
     let scale = (q.size()[3] as f64).powf(-0.5);
     let by_head = |x: &Tensor, shared: i64| wide(&repeated(x, shared).transpose(1, 2));

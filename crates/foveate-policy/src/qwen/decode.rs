@@ -25,7 +25,6 @@ struct Fused {
     qkv: Tensor,    // [(H + 2K) * E, D]
     bias: Tensor,   // [(H + 2K) * E, 1]
     output: Tensor, // [H * E, D], a view
-    down: Tensor,   // [inner, D], a view
 }
 
 impl<'a> Decoder<'a> {
@@ -48,7 +47,6 @@ impl<'a> Decoder<'a> {
                 qkv: fused(|linear| linear.weight.shallow_clone()),
                 bias: fused(bias),
                 output: attention.o_proj.weight.tr(),
-                down: layer.mlp.down.weight.tr(),
             }
         });
         Self { model, layers: fused.collect() }
@@ -63,7 +61,7 @@ impl<'a> Decoder<'a> {
             x = x.addmm(&cache.attend(index, projected), &fused.output);
             let normal = layer.post_attention_layernorm.forward(&x);
             let [mut gate, up] = [&layer.mlp.gate, &layer.mlp.up].map(|linear| linear.weight.mm(&normal.tr()));
-            x = x.addmm(&gate.silu_().multiply_(&up).tr(), &fused.down);
+            x += layer.mlp.down.weight.mm(&gate.silu_().multiply_(&up)).tr();
         }
         cache.advance();
         self.model.norm.forward(&x)

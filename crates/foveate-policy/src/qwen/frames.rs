@@ -11,14 +11,42 @@ use super::wide;
 pub(crate) struct FrameProbe {
     /// Rows of the group, `[R]`.
     pub(crate) rows: Tensor,
+    /// The first of them.
+    pub(crate) first: i64,
     /// Rows of the video tokens, `[C]`.
     pub(crate) columns: Tensor,
     /// 1 where video token c belongs to frame f, `[C, F]` f32.
     pub(crate) frames: Tensor,
     /// Video tokens of each frame, where all have as many and stand one after the other.
     pub(crate) length: Option<i64>,
+    /// Consecutive columns of one frame, in order.
+    pub(crate) runs: Vec<Run>,
     /// Whether video token c comes after row r, `[R, C]` bool; `None` if every row stands behind the video.
     pub(crate) hidden: Option<Tensor>,
+}
+
+/// Consecutive rows of one frame's video tokens.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Run {
+    pub(crate) first: i64,
+    /// The row after the last one.
+    pub(crate) end: i64,
+    pub(crate) frame: i64,
+}
+
+impl Run {
+    /// Of the rows of all video tokens, in order, and the frame of each.
+    pub(crate) fn all(rows: &[i64], frame_of: &[i64]) -> Vec<Self> {
+        let mut runs: Vec<Self> = Vec::new();
+        for (row, frame) in rows.iter().zip(frame_of) {
+            match runs.last_mut() {
+                Some(run) if run.frame == *frame && run.end == *row => run.end += 1,
+                _ => runs.push(Self { first: *row, end: row + 1, frame: *frame }),
+            }
+        }
+        runs
+    }
 }
 
 impl FrameProbe {
@@ -88,6 +116,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_run_ends_where_the_frame_or_the_row_jumps() {
+        let run = |first, end, frame| Run { first, end, frame };
+        let runs = Run::all(&[2, 3, 4, 5, 9, 10], &[0, 0, 1, 1, 1, 0]);
+        assert_eq!(runs, [run(2, 4, 0), run(4, 6, 1), run(9, 10, 1), run(10, 11, 0)]);
+    }
+
+    #[test]
     fn frames_of_equal_length_are_told() {
         assert_eq!(FrameProbe::length(&[0, 0, 1, 1, 2, 2], 3), Some(2));
         assert_eq!(FrameProbe::length(&[0, 0, 1, 2, 2, 2], 3), None);
@@ -109,9 +144,11 @@ mod tests {
         let mass = |length, hidden: Option<&Tensor>| {
             let probe = FrameProbe {
                 rows: Tensor::arange(rows, (Kind::Int64, Device::Cpu)),
+                first: 0,
                 columns: columns.shallow_clone(),
                 frames: frame_of.one_hot(frames).to_kind(Kind::Float),
                 length,
+                runs: Vec::new(),
                 hidden: hidden.map(Tensor::shallow_clone),
             };
             frame_mass(&q, &k, &lse, &probe)

@@ -8,6 +8,7 @@ mod backward;
 pub(crate) mod cache;
 pub(crate) mod decode;
 pub(crate) mod frames;
+mod framewise;
 pub(crate) mod pack;
 pub(crate) mod rope;
 pub(crate) mod tape;

@@ -15,6 +15,7 @@ use super::{
     text::TextModel,
     wide_kind,
 };
+use crate::PolicyError;
 
 /// What a training pass computes a second time instead of keeping it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -57,28 +58,37 @@ struct Graph {
 
 impl<'a> Tape<'a> {
     /// The pass over embeddings `[N, D]`.
-    pub(crate) fn record(model: &'a TextModel, embedded: Tensor, rope: Rope, pack: Pack, recompute: Recompute) -> Self {
+    ///
+    /// # Errors
+    /// [`PolicyError::Torch`] if the computation fails.
+    pub(crate) fn record(
+        model: &'a TextModel,
+        embedded: Tensor,
+        rope: Rope,
+        pack: Pack,
+        recompute: Recompute,
+    ) -> Result<Self, PolicyError> {
         let mut x = embedded.detach();
         let mut layers = Vec::with_capacity(model.layers.len());
         for (index, layer) in model.layers.iter().enumerate() {
             let input = x.set_requires_grad(true);
             let run = || {
                 let qkv = layer.before(&input, &rope);
-                let mut attended = attend(model.mode, &pack, [&qkv[0], &qkv[1], &qkv[2]], &[]);
+                let mut attended = attend(model.mode, &pack, [&qkv[0], &qkv[1], &qkv[2]], &[])?;
                 attended.out = attended.out.set_requires_grad(true);
                 let output = after(model, index, [&input, &attended.out], &pack);
-                (attended, Graph { qkv, output })
+                Ok::<_, PolicyError>((attended, Graph { qkv, output }))
             };
             let (attended, graph) = match recompute {
                 Recompute::Nothing => run(),
                 Recompute::Layers => no_grad(run),
-            };
+            }?;
             x = graph.output.detach();
             layers.push(Kept { input, attended, graph: (recompute == Recompute::Nothing).then_some(graph) });
         }
         let last = x.set_requires_grad(true);
         let hidden = model.norm.forward(&last);
-        Self { model, rope, pack, embedded, layers, last, hidden }
+        Ok(Self { model, rope, pack, embedded, layers, last, hidden })
     }
 
     /// Hidden states after the last norm of the rows that predict something, `[R, D]`; constants.
@@ -155,21 +165,21 @@ mod tests {
         (Tensor::arange(length, (Kind::Int64, Device::Cpu)) + start).unsqueeze(0).expand([3, -1], false)
     }
 
-    fn rope(positions: &[Tensor]) -> Rope {
-        Rope::text(&config(), &Tensor::cat(positions, 1), Kind::Float)
+    fn rope(positions: &[Tensor], kind: Kind) -> Rope {
+        Rope::text(&config(), &Tensor::cat(positions, 1), kind)
     }
 
     /// The decoder over one whole sequence of embeddings `[S, D]`, all of it differentiated by libtorch.
     fn plain(model: &TextModel, embedded: &Tensor) -> Tensor {
-        let length = embedded.size()[0];
-        let rope = rope(&[positions(0, length)]);
+        let (length, kind) = (embedded.size()[0], embedded.kind());
+        let rope = rope(&[positions(0, length)], kind);
         let mut x = embedded.shallow_clone();
         for layer in &model.layers {
             let [q, k, v] = layer.before(&x, &rope).map(|x| x.transpose(0, 1));
             let [k, v] = [k, v].map(|x| x.repeat_interleave_self_int(2, 0, None));
-            let hidden = Tensor::full([length, length], f64::NEG_INFINITY, (Kind::Float, Device::Cpu)).triu(1);
+            let hidden = Tensor::full([length, length], f64::NEG_INFINITY, (kind, Device::Cpu)).triu(1);
             let scores = q.matmul(&k.transpose(-2, -1)) / 2.0 + hidden;
-            let out = scores.softmax(-1, Kind::Float).matmul(&v).transpose(0, 1).flatten(1, 2);
+            let out = scores.softmax(-1, kind).matmul(&v).transpose(0, 1).flatten(1, 2);
             x = layer.after(&x, &out);
         }
         model.norm.forward(&x)
@@ -197,20 +207,22 @@ mod tests {
             groups in prop::collection::vec((1..7_i64, prop::collection::vec(1..6_i64, 1..5)), 1..4),
             eager in any::<bool>(),
             layers in any::<bool>(),
+            double in any::<bool>(),
             seed in 0..1000_i64,
         ) {
             tch::manual_seed(seed);
-            let weights = Weights::random(Path::new(""), Device::Cpu, Kind::Float, 0.3);
+            let kind = if double { Kind::Double } else { Kind::Float };
+            let weights = Weights::random(Path::new(""), Device::Cpu, kind, 0.3);
             let mode = if eager { AttentionMode::Eager } else { AttentionMode::Fused };
             let model = TextModel::new(&weights, &config(), mode);
             let parameters = weights.finish().unwrap();
             parameters.iter().for_each(|(_, tensor)| { let _ = tensor.set_requires_grad(true); });
-            let leaf = |rows: i64| Tensor::randn([rows, 16], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+            let leaf = |rows: i64| Tensor::randn([rows, 16], (kind, Device::Cpu)).set_requires_grad(true);
             let prompts: Vec<_> = groups.iter().map(|(prompt, _)| leaf(*prompt)).collect();
             let own: Vec<_> = groups.iter().flat_map(|(_, lengths)| lengths).map(|length| leaf(*length)).collect();
             let leaves: Vec<_> = prompts.iter().chain(&own).map(Tensor::shallow_clone).collect();
             let tokens = own.iter().map(|x| x.size()[0]).sum::<i64>();
-            let at_hidden = Tensor::randn([tokens, 16], (Kind::Float, Device::Cpu));
+            let at_hidden = Tensor::randn([tokens, 16], (kind, Device::Cpu));
 
             // Every completion behind its prompt, one sequence at a time.
             let mut completions = own.iter();
@@ -223,7 +235,7 @@ mod tests {
                 }
             }
             let expected = Tensor::cat(&expected, 0);
-            (&expected * &at_hidden).sum(Kind::Float).backward();
+            (&expected * &at_hidden).sum(kind).backward();
             let expected_gradients = taken(&parameters, &leaves);
 
             let (mut embedded, mut places) = (Vec::new(), Vec::new());
@@ -238,14 +250,16 @@ mod tests {
             }
             let recompute = if layers { Recompute::Layers } else { Recompute::Nothing };
             let pack = Pack::new(&groups, Device::Cpu);
-            let tape = Tape::record(&model, Tensor::cat(&embedded, 0), rope(&places), pack, recompute);
-            let close = |found: &Tensor, expected: &Tensor, scale: f64| {
-                (found - expected).abs().max().double_value(&[]) <= 1e-5 * scale
-            };
-            prop_assert!(close(&tape.hidden(), &expected, expected.abs().max().double_value(&[])));
+            let tape = Tape::record(&model, Tensor::cat(&embedded, 0), rope(&places, kind), pack, recompute).unwrap();
+            // In f64 to its last digits; in f32 to 1e-5 of the largest gradient, since terms of a small one may cancel.
+            let largest = |x: &Tensor| x.abs().max().double_value(&[]);
+            let tolerance = if double { 1e-11 } else { 1e-5 };
+            prop_assert!(largest(&(tape.hidden() - &expected)) <= tolerance * largest(&expected));
             tape.backward(&at_hidden);
+            let scale = expected_gradients.iter().map(largest).fold(0.0, f64::max);
             for (found, expected) in taken(&parameters, &leaves).iter().zip(&expected_gradients) {
-                prop_assert!(close(found, expected, expected.abs().max().double_value(&[]).max(1e-2)));
+                let scale = if double { largest(expected).max(1e-3 * scale) } else { scale };
+                prop_assert!(largest(&(found - expected)) <= tolerance * scale);
             }
         }
     }

@@ -11,6 +11,7 @@ use super::{
     rope::Rope,
 };
 use crate::{
+    PolicyError,
     config::TextConfig,
     weights::{Init, Weights},
 };
@@ -149,14 +150,23 @@ impl TextModel {
 
     /// Hidden states after the last norm of the rows that predict something, `[R, D]`, of a pack whose embeddings are
     /// `x` `[N, D]`. No gradients.
-    pub(crate) fn forward(&self, x: Tensor, rope: &Rope, pack: &Pack, wanted: &Wanted) -> (Tensor, Taps) {
+    ///
+    /// # Errors
+    /// [`PolicyError::Torch`] if the computation fails.
+    pub(crate) fn forward(
+        &self,
+        x: Tensor,
+        rope: &Rope,
+        pack: &Pack,
+        wanted: &Wanted,
+    ) -> Result<(Tensor, Taps), PolicyError> {
         no_grad(|| {
             let mut x = x;
             let mut taps = Taps::default();
             for (index, layer) in self.layers.iter().enumerate() {
                 let probes = if index + wanted.frame_layers >= self.layers.len() { &wanted.frames[..] } else { &[] };
                 let [q, k, v] = layer.before(&x, rope);
-                let attended = attend(self.mode, pack, [&q, &k, &v], probes);
+                let attended = attend(self.mode, pack, [&q, &k, &v], probes)?;
                 if !probes.is_empty() {
                     taps.frame_attention.push(attended.frames);
                 }
@@ -166,7 +176,7 @@ impl TextModel {
                 let rows = self.rows_after(index, pack);
                 x = layer.after(&rows(&x), &rows(&attended.out).flatten(1, 2));
             }
-            (self.norm.forward(&x), taps)
+            Ok((self.norm.forward(&x), taps))
         })
     }
 
