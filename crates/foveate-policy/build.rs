@@ -1,26 +1,25 @@
-//! Builds the calls of libtorch that tch does not bind and what is written in C++ beside them, and writes where libtorch is into this package's programs.
+//! Builds the calls of libtorch that tch does not bind and an operation of our own, and writes where libtorch is into this
+//! package's programs. The C++ is for GCC, 12 or later.
 
 #[path = "../../.cargo/rpath.rs"]
 mod rpath;
 
 use std::{env, path::PathBuf};
 
+const CALLS: [&str; 2] = ["src/adamw/fused.cpp", "src/device_memory.cpp"];
+const FRAMEWISE: &str = "src/qwen/framewise.cpp";
+
 fn main() {
     rpath::main();
-    const SOURCES: [&str; 3] = ["src/adamw/fused.cpp", "src/device_memory.cpp", "src/qwen/framewise.cpp"];
-    SOURCES.iter().chain(&["src/native.h"]).for_each(|file| println!("cargo:rerun-if-changed={file}"));
+    CALLS.iter().chain(&[FRAMEWISE, "src/native.h"]).for_each(|file| println!("cargo:rerun-if-changed={file}"));
     let Some(libtorch) = env::var_os("LIBTORCH").map(PathBuf::from) else {
         return;
     };
-    cc::Build::new()
-        .cpp(true)
-        .std("c++17")
-        .flag("-isystem")
-        .flag(libtorch.join("include"))
-        // Whatever the profile: loops over numbers become vector instructions, and run on libtorch's threads.
-        .opt_level(3)
-        .flags(["-fopenmp", "-fno-math-errno", "-fno-trapping-math"])
-        .files(SOURCES)
-        .compile("foveate_fused");
+    let mut build = cc::Build::new();
+    build.cpp(true).std("c++17").flag("-isystem").flag(libtorch.join("include"));
+    build.clone().files(CALLS).compile("foveate_calls");
+    // Whatever the profile, its loops become vector instructions and run on libtorch's threads.
+    build.opt_level(3).flags(["-fopenmp", "-fno-math-errno", "-fno-trapping-math"]);
+    build.file(FRAMEWISE).compile("foveate_framewise");
     println!("cargo:rustc-link-lib=dylib=gomp"); // at run time the one that libtorch brings
 }

@@ -40,7 +40,8 @@ impl Vlm {
     ///
     /// # Errors
     /// If parameters are out of range, a group is to have no completion, or a prompt with its completion would be longer
-    /// than the model allows; [`PolicyError::NotFinite`] if the model's numbers are none.
+    /// than the model allows; [`PolicyError::NotFinite`] if the model's numbers are none; [`PolicyError::Torch`] if libtorch
+    /// fails.
     pub fn rollout(
         &self,
         draws: &[Draw<'_>],

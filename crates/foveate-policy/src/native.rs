@@ -1,4 +1,4 @@
-//! What all calls of the C++ files share, which hold the operations of libtorch that tch does not bind and one of our own.
+//! What all calls of the C++ files share: those of libtorch's operations that tch does not bind, and one of our own.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 

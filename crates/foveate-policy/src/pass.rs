@@ -82,7 +82,7 @@ fn token_counts(segments: &[Segment<'_>]) -> Vec<i64> {
 
 impl Vlm {
     /// The teacher-forced pass without gradients. Frame attention of the `capture` layers is measured on the way if
-    /// asked for (0 frames without a video).
+    /// asked for (0 frames without a video); on a CPU it then goes another way, which rounds differently.
     ///
     /// # Errors
     /// [`PolicyError::Prompt`] if a completion token is outside the vocabulary; [`PolicyError::Torch`] if libtorch fails.
@@ -169,11 +169,9 @@ impl Vlm {
             Tensor::from_slice(&prompt.video_frames).to_device(device).one_hot(prompt.frames).to_kind(Kind::Float);
         let last = prompt.video_rows.last().copied().unwrap_or(0);
         let first = rows.iter().copied().min().unwrap_or(0);
-        let behind = first >= last;
         let rows = Tensor::from_slice(rows).to_device(device);
-        let hidden = (!behind).then(|| columns.unsqueeze(0).gt_tensor(&rows.unsqueeze(1)));
         let length = FrameProbe::length(&prompt.video_frames, prompt.frames);
         let runs = Run::all(&prompt.video_rows, &prompt.video_frames);
-        Some(FrameProbe { rows, first, columns, frames, length, runs, hidden })
+        Some(FrameProbe { rows, first, columns, frames, length, runs, before: first < last })
     }
 }

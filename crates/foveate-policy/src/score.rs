@@ -42,7 +42,8 @@ impl Vlm {
     /// under the model's plain distribution.
     ///
     /// # Errors
-    /// [`PolicyError::Prompt`] as for [`Vlm::encode`], and for a chosen index that nothing predicts.
+    /// [`PolicyError::Prompt`] as for [`Vlm::encode`], and for a chosen index that nothing predicts;
+    /// [`PolicyError::Torch`] if libtorch fails.
     pub fn score(&self, sequence: &Prompt, chosen: &[usize], layers: Layers) -> Result<RowScores, PolicyError> {
         let length = sequence.ids.len();
         RowScores::check(length, chosen)?;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::{
-    frames::{FrameProbe, frame_mass},
+    frames::{FrameProbe, frame_mass, held_elements},
     framewise::{self, Columns, framewise},
     pack::{GroupRows, OwnRows, Pack},
     wide, wide_kind,
@@ -19,7 +19,8 @@ use crate::PolicyError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AttentionMode {
-    /// Fused kernels; frame attention from their log-sum-exp, without any S x S matrix.
+    /// Fused kernels, without any S x S matrix: frame attention is summed up on the way (f32 on a CPU) or comes from their
+    /// log-sum-exp.
     #[default]
     Fused,
     /// All weights formed explicitly: the oracle for the fused one.
@@ -57,7 +58,7 @@ pub(crate) fn attend(
             }
             (AttentionMode::Fused, _) => {
                 let (out, lse) = fused_group(group, [&q, &k, &v]);
-                let mass = probe.map(|probe| frame_mass(&q, &k, &lse, probe));
+                let mass = probe.map(|probe| frame_mass([&q, &k, &lse], probe, held_elements(q.device())));
                 (out, lse, mass)
             }
             (AttentionMode::Eager, _) => eager_group(group, [&q, &k, &v], probe),
@@ -90,6 +91,9 @@ fn fused_group(group: &GroupRows, [q, k, v]: [&Tensor; 3]) -> (Tensor, Tensor) {
 }
 
 /// The same, and the frame attention `[R, F]` of the probed rows.
+///
+/// # Errors
+/// [`PolicyError::Torch`] if the computation fails.
 fn framewise_group(
     group: &GroupRows,
     [q, k, v]: [&Tensor; 3],
@@ -227,4 +231,89 @@ pub(super) fn eager(
         mass.matmul(&probe.frames.to_kind(mass.kind()))
     });
     (out, lse, mass)
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::{Device, Kind};
+
+    use super::*;
+    use crate::qwen::frames::Run;
+
+    /// A group and which of its rows are asked for; its video tokens are `video`, each with its frame.
+    struct Case {
+        prompt: i64,
+        lengths: Vec<i64>,
+        heads: [i64; 2],
+        video: Vec<(i64, i64)>,
+        rows: Option<Vec<i64>>,
+    }
+
+    fn probe(case: &Case, group: &GroupRows) -> FrameProbe {
+        let rows = case.rows.clone().unwrap_or_else(|| group.predicting.clone());
+        let (columns, frame_of): (Vec<_>, Vec<_>) = case.video.iter().copied().unzip();
+        let frames = frame_of.iter().max().unwrap() + 1;
+        let first = *rows.iter().min().unwrap();
+        FrameProbe {
+            first,
+            rows: Tensor::from_slice(&rows),
+            columns: Tensor::from_slice(&columns),
+            frames: Tensor::from_slice(&frame_of).one_hot(frames).to_kind(Kind::Float),
+            length: FrameProbe::length(&frame_of, frames),
+            runs: Run::all(&columns, &frame_of),
+            before: first < *columns.last().unwrap(),
+        }
+    }
+
+    fn assert_close(found: &[&Tensor; 3], expected: &[&Tensor; 3], what: &str) {
+        for ((found, expected), name) in found.iter().zip(expected).zip(["out", "lse", "mass"]) {
+            assert_eq!(found.size(), expected.size(), "{name} {what}");
+            let difference = (*found - *expected).abs().max().double_value(&[]);
+            assert!(difference < 3e-6, "{name} {what}: {difference}");
+        }
+    }
+
+    #[test]
+    fn frame_attention_is_that_of_explicit_weights_whichever_way() {
+        tch::manual_seed(6);
+        let all = |start: i64, count: i64, length: i64| (start..).zip((0..count).map(move |token| token / length));
+        let case = |prompt, lengths: &[i64], heads, video: Vec<(i64, i64)>, rows: Option<Vec<i64>>| Case {
+            prompt,
+            lengths: lengths.to_vec(),
+            heads,
+            video,
+            rows,
+        };
+        // Two videos with something else between them, the second with frames of its own.
+        let two: Vec<_> = all(3, 12, 4).chain(all(20, 10, 5).map(|(row, frame)| (row, frame + 3))).collect();
+        let cases = [
+            ("ragged completions", case(30, &[9, 1, 14, 3], [4, 2], all(2, 24, 6).collect(), None)),
+            ("one key-value head", case(30, &[9, 9], [4, 1], all(2, 24, 6).collect(), None)),
+            ("a key-value head for every head", case(30, &[9, 9], [2, 2], all(2, 24, 6).collect(), None)),
+            ("completions of one token", case(30, &[1; 20], [4, 2], all(2, 24, 6).collect(), None)),
+            ("two videos", case(34, &[10, 10], [4, 2], two.clone(), None)),
+            ("rows inside the videos", case(34, &[5], [4, 2], two.clone(), Some((10..35).collect()))),
+            ("all rows, backwards", case(34, &[5], [4, 2], two, Some((0..38).rev().collect()))),
+            ("many blocks", case(1100, &[60, 45], [4, 2], all(5, 1090, 109).collect(), None)),
+        ];
+        for (what, case) in &cases {
+            let pack = Pack::new(&[(case.prompt, case.lengths.clone())], Device::Cpu);
+            let group = &pack.groups[0];
+            let [heads, kv_heads] = case.heads;
+            let [q, k, v] = [heads, kv_heads, kv_heads]
+                .map(|heads| Tensor::randn([group.rows(), heads, 8], (Kind::Float, Device::Cpu)));
+            let probe = probe(case, group);
+            assert!(framewise::pays(&q, &probe), "{what}");
+            let (out, lse, mass) = eager_group(group, [&q, &k, &v], Some(&probe));
+            let expected = [&out, &lse, &mass.unwrap()];
+            let (out, lse, mass) = framewise_group(group, [&q, &k, &v], &probe).unwrap();
+            assert_close(&[&out, &lse, &mass], &expected, what);
+            let (out, lse) = fused_group(group, [&q, &k, &v]);
+            // All rows at once, a few and one at a time.
+            for held in [i64::MAX, 5 * heads * probe.columns.size()[0], 1] {
+                let mass = frame_mass([&q, &k, &lse], &probe, held);
+                assert_close(&[&out, &lse, &mass], &expected, what);
+            }
+        }
+    }
 }

@@ -21,8 +21,8 @@ pub(crate) struct FrameProbe {
     pub(crate) length: Option<i64>,
     /// Consecutive columns of one frame, in order.
     pub(crate) runs: Vec<Run>,
-    /// Whether video token c comes after row r, `[R, C]` bool; `None` if every row stands behind the video.
-    pub(crate) hidden: Option<Tensor>,
+    /// Whether some row stands before a video token, which it cannot see.
+    pub(crate) before: bool,
 }
 
 /// Consecutive rows of one frame's video tokens.
@@ -61,16 +61,17 @@ impl FrameProbe {
 /// From so many tokens a frame on, adding them up is cheaper than a product with the matrix of which belongs to which.
 const LONG: i64 = 16;
 
-/// Rows x heads x video tokens held at a time while frame attention is summed up: enough to keep the cores, or a GPU, busy.
-fn probe_elements(device: Device) -> i64 {
+/// Rows x heads x video tokens to be held at a time while frame attention is summed up: enough to keep the cores, or a GPU,
+/// busy.
+pub(super) fn held_elements(device: Device) -> i64 {
     if device == Device::Cpu { 1 << 22 } else { 1 << 26 }
 }
 
 /// Frame attention `[R, F]` of the probed rows, mean over heads, from q `[N, H, E]`, k `[N, K, E]` and the log-sum-exp
 /// `lse` `[N, H]`: the weight of row r on column c is exp(q_r . k_c / sqrt(E) - lse_r), so only the video's columns are
-/// ever formed, a bounded number of rows at a time. In f32: a score rounded to bf16 would be off by more than its
+/// ever formed, for as many rows at a time as give `held` weights. In f32: a score rounded to bf16 would be off by more than its
 /// log-sum-exp is.
-pub(super) fn frame_mass(q: &Tensor, k: &Tensor, lse: &Tensor, probe: &FrameProbe) -> Tensor {
+pub(super) fn frame_mass([q, k, lse]: [&Tensor; 3], probe: &FrameProbe, held: i64) -> Tensor {
     let (heads, width) = (q.size()[1], q.size()[2]);
     let (kv_heads, columns) = (k.size()[1], probe.columns.size()[0]);
     // Weights are formed as powers of two, which libtorch does twice as fast as powers of e on a CPU.
@@ -78,7 +79,7 @@ pub(super) fn frame_mass(q: &Tensor, k: &Tensor, lse: &Tensor, probe: &FrameProb
     let keys = wide(&k.index_select(0, &probe.columns)).permute([1, 2, 0]); // [K, E, C]
     let by_frame = probe.frames.to_kind(keys.kind()).tr().unsqueeze(0).expand([kv_heads, -1, -1], false); // [K, F, C]
     let rows = probe.rows.size()[0];
-    let chunk = (probe_elements(q.device()) / (heads * columns).max(1)).max(1);
+    let chunk = (held / (heads * columns).max(1)).max(1);
     let mut frames = Vec::new();
     let mut start = 0;
     while start < rows {
@@ -88,9 +89,9 @@ pub(super) fn frame_mass(q: &Tensor, k: &Tensor, lse: &Tensor, probe: &FrameProb
         let queries = by_head(&(wide(&q.index_select(0, &picked)) * scale));
         let lse = by_head(&(lse.index_select(0, &picked) * LOG2_E));
         let weights = queries.bmm(&keys).subtract_(&lse).exp2_(); // [K, R * H/K, C]
-        if let Some(hidden) = &probe.hidden {
+        if probe.before {
             // Filled, not multiplied: what a row cannot see is not in its log-sum-exp and may be infinite here.
-            let hidden = hidden.narrow(0, start, count).unsqueeze(1);
+            let hidden = probe.columns.unsqueeze(0).gt_tensor(&picked.unsqueeze(1)).unsqueeze(1);
             let _ = weights.view([kv_heads, count, -1, columns]).masked_fill_(&hidden, 0.0);
         }
         frames.push(match probe.length {
@@ -140,8 +141,7 @@ mod tests {
         let lse = Tensor::full([rows, heads], 5.0, floats);
         let columns = Tensor::arange(frames * LONG, (Kind::Int64, Device::Cpu));
         let frame_of = columns.divide_scalar_mode(LONG, "floor");
-        let late = columns.unsqueeze(0).gt_tensor(&Tensor::arange(rows, (Kind::Int64, Device::Cpu)).unsqueeze(1));
-        let mass = |length, hidden: Option<&Tensor>| {
+        let mass = |length, before| {
             let probe = FrameProbe {
                 rows: Tensor::arange(rows, (Kind::Int64, Device::Cpu)),
                 first: 0,
@@ -149,12 +149,12 @@ mod tests {
                 frames: frame_of.one_hot(frames).to_kind(Kind::Float),
                 length,
                 runs: Vec::new(),
-                hidden: hidden.map(Tensor::shallow_clone),
+                before,
             };
-            frame_mass(&q, &k, &lse, &probe)
+            frame_mass([&q, &k, &lse], &probe, held_elements(Device::Cpu))
         };
-        for hidden in [None, Some(&late)] {
-            let (added, multiplied) = (mass(Some(LONG), hidden), mass(None, hidden));
+        for before in [false, true] {
+            let (added, multiplied) = (mass(Some(LONG), before), mass(None, before));
             assert_eq!(added.size(), [rows, frames]);
             assert!((added - multiplied).abs().max().double_value(&[]) < 1e-6);
         }

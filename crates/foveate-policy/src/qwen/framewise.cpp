@@ -1,7 +1,7 @@
 // Attention on a CPU that sums the weights of each frame up while they are there.
 //
-// Blocks of rows go over blocks of columns with a running maximum (Dao 2023, arXiv 2307.08691, algorithm 1), so that no more
-// than a block of weights exists at a time. Products are libtorch's; weights are powers of two.
+// Blocks of rows go over blocks of columns with a running maximum (Dao 2023, arXiv 2307.08691, algorithm 1), so that
+// a thread holds no more than a block of weights. Products are libtorch's; weights are powers of two.
 
 #include <algorithm>
 #include <cmath>
@@ -17,7 +17,7 @@
 #include "../native.h"
 
 // Compiled for processors with AVX-512, with AVX2 and without; the right one is picked when the program starts.
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(__clang__)
 #define EVERY_PROCESSOR __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define EVERY_PROCESSOR
@@ -101,7 +101,7 @@ void multiply(float *numbers, int64_t count, float factor) {
 // A block of rows with what they have added up so far, in units of 2^maximum.
 struct Block {
     int64_t first, count, width, frames;
-    float *out, *mass; // [count, width], [count, frames]
+    float *out, *mass; // [count, width], [count, frames], where the caller wants them
     float maximum[ROWS], total[ROWS];
     const foveate_sight &sight;
     int64_t columns;
@@ -125,7 +125,7 @@ struct Block {
         }
     }
 
-    // The same of all columns, keys and values [S, E]; `sums` is `out` as a tensor.
+    // The same of all columns, whose keys and values are [S, E]; `sums` is the tensor whose numbers `out` points at.
     void attend(const at::Tensor &queries, const at::Tensor &keys, const at::Tensor &values, at::Tensor sums,
                 const at::Tensor &room) {
         const foveate_run *end = sight.runs + sight.count, *run = sight.runs;

@@ -1,5 +1,5 @@
-//! Attention on a CPU that sums the weights of each frame up while they are there, in `framewise.cpp`. libtorch's kernels
-//! keep their weights to themselves, so that with them scores are formed twice ([`super::frames::frame_mass`]).
+//! Attention on a CPU that sums the weights of each frame up while they are there, in `framewise.cpp`. libtorch's
+//! kernels keep their weights to themselves: with them scores are formed twice ([`super::frames::frame_mass`]).
 
 use std::{
     f64::consts::LOG2_E,
@@ -8,9 +8,13 @@ use std::{
 
 use tch::{Device, Kind, Tensor};
 
-use super::frames::{FrameProbe, Run};
+use super::{
+    attention::joined,
+    frames::{FrameProbe, Run},
+};
 use crate::{
     PolicyError,
+    head::chunks,
     native::{Raw, checked, raw},
 };
 
@@ -56,7 +60,7 @@ pub(super) struct Columns<'a> {
     pub(super) frames: i64,
 }
 
-/// With fewer rows than so many, forming their scores twice is cheaper than leaving libtorch's kernel.
+/// Fewer rows than so many stay with libtorch's kernel: to form their scores twice costs next to nothing.
 const MANY: i64 = 16;
 
 /// Whether rows like q's are to be attended to in this way for the sake of this probe.
@@ -68,9 +72,12 @@ fn supports(x: &Tensor) -> bool {
     x.device() == Device::Cpu && x.kind() == Kind::Float
 }
 
+/// Rows x heads x frames whose mass is held at a time.
+const MASS_ELEMENTS: i64 = 1 << 22;
+
 /// Attention of q `[Q, H, E]` over columns of which the first row sees the first `first`, every further row one more, and
 /// none more than all; and over others before, whose output `[Q, H, E]` and log-sum-exp `[Q, H]` are given (0 and
-/// -infinity of rows that have attended to nothing).
+/// -infinity of rows that have attended to nothing) and used up.
 ///
 /// # Errors
 /// [`PolicyError::Torch`] if the computation fails.
@@ -80,9 +87,23 @@ pub(super) fn framewise(
     first: i64,
     before: [Tensor; 2],
 ) -> Result<Framewise, PolicyError> {
+    let (rows, heads, _) = q.size3()?;
+    let held = MASS_ELEMENTS / (heads * columns.frames).max(1);
+    let (mut outs, mut lses, mut masses) = (Vec::new(), Vec::new(), Vec::new());
+    for (start, count) in chunks(rows, held.max(1)) {
+        let part = |x: &Tensor| x.narrow(0, start, count);
+        let found = some_rows(&part(q), columns, first + start, before.each_ref().map(part))?;
+        outs.push(found.out);
+        lses.push(found.lse);
+        masses.push(found.mass);
+    }
+    Ok(Framewise { out: joined(outs), lse: joined(lses), mass: joined(masses) })
+}
+
+fn some_rows(q: &Tensor, columns: Columns<'_>, first: i64, before: [Tensor; 2]) -> Result<Framewise, PolicyError> {
     let Columns { k, v, runs, frames } = columns;
     let (rows, heads, width) = q.size3()?;
-    let kv_heads = k.size()[1];
+    let (count, kv_heads, _) = k.size3()?;
     let shared = heads / kv_heads;
     // Rows of the query heads that share keys and values are one matrix: [Q, H, X] -> [K, Q * H/K, X].
     let together = |x: &Tensor| x.view([rows, kv_heads, shared, -1]).transpose(0, 1).flatten(1, 2).contiguous();
@@ -92,10 +113,15 @@ pub(super) fn framewise(
     let [out, lse] = before.map(|x| together(&x));
     let mass = Tensor::zeros([kv_heads, rows * shared, frames], (Kind::Float, Device::Cpu));
     let sight = Sight { first, step: shared, runs: runs.as_ptr(), count: runs.len() };
-    debug_assert!([&queries, &out, &lse].iter().all(|x| supports(x) && x.is_contiguous()));
-    debug_assert!(runs.iter().all(|run| (0..frames).contains(&run.frame) && run.first >= 0) && first > 0);
-    // SAFETY: the tensors are alive, f32, on the CPU and shaped as said there, and frames lie within `mass`; the message
-    // fits its size.
+    assert!([&queries, &k, &v, &out, &lse].iter().all(|x| supports(x)) && v.size() == k.size() && first > 0);
+    assert!([&out, &lse].iter().all(|x| x.is_contiguous()) && out.size() == queries.size());
+    let mut from = 0;
+    for run in runs {
+        assert!(run.first >= from && run.end <= count && (0..frames).contains(&run.frame), "{run:?}");
+        from = run.end;
+    }
+    // SAFETY: the tensors are alive and, as asserted, f32 on the CPU, of equal width and contiguous where they must be; runs
+    // are in order and within columns and frames; the message fits its size.
     checked(|message, size| unsafe {
         foveate_framewise(raw(&queries), raw(&k), raw(&v), sight, raw(&out), raw(&lse), raw(&mass), message, size)
     })?;
@@ -137,7 +163,7 @@ mod tests {
             frames,
             length: None,
             runs: Vec::new(),
-            hidden: None,
+            before: false,
         };
         let exact = [q, k, v].map(|x| x.unsqueeze(0).to_kind(Kind::Double));
         let (out, lse, mass) = eager(&exact, &mask.to_kind(Kind::Double), Some(&probe));

@@ -137,7 +137,7 @@ pub(crate) fn push(known: &[(&Tensor, &Tensor)]) {
 mod tests {
     use std::path::Path;
 
-    use proptest::prelude::*;
+    use proptest::{prelude::*, test_runner::TestCaseError};
     use tch::{Device, Kind};
 
     use super::*;
@@ -199,6 +199,68 @@ mod tests {
         .collect()
     }
 
+    /// Every completion of `groups` behind its prompt, packed and one sequence at a time.
+    fn compared(
+        groups: &[(i64, Vec<i64>)],
+        mode: AttentionMode,
+        recompute: Recompute,
+        kind: Kind,
+        seed: i64,
+    ) -> Result<(), TestCaseError> {
+        tch::manual_seed(seed);
+        let weights = Weights::random(Path::new(""), Device::Cpu, kind, 0.3);
+        let model = TextModel::new(&weights, &config(), mode);
+        let parameters = weights.finish().unwrap();
+        parameters.iter().for_each(|(_, tensor)| {
+            let _ = tensor.set_requires_grad(true);
+        });
+        let leaf = |rows: i64| Tensor::randn([rows, 16], (kind, Device::Cpu)).set_requires_grad(true);
+        let prompts: Vec<_> = groups.iter().map(|(prompt, _)| leaf(*prompt)).collect();
+        let own: Vec<_> = groups.iter().flat_map(|(_, lengths)| lengths).map(|length| leaf(*length)).collect();
+        let leaves: Vec<_> = prompts.iter().chain(&own).map(Tensor::shallow_clone).collect();
+        let tokens = own.iter().map(|x| x.size()[0]).sum::<i64>();
+        let at_hidden = Tensor::randn([tokens, 16], (kind, Device::Cpu));
+
+        // Every completion behind its prompt, one sequence at a time.
+        let mut completions = own.iter();
+        let mut expected = Vec::new();
+        for (prompt, (rows, lengths)) in prompts.iter().zip(groups) {
+            for length in lengths {
+                let completion = completions.next().unwrap();
+                let hidden = plain(&model, &Tensor::cat(&[prompt, completion], 0));
+                expected.push(hidden.narrow(0, rows - 1, *length));
+            }
+        }
+        let expected = Tensor::cat(&expected, 0);
+        (&expected * &at_hidden).sum(kind).backward();
+        let expected_gradients = taken(&parameters, &leaves);
+
+        let (mut embedded, mut places) = (Vec::new(), Vec::new());
+        let mut completions = own.iter();
+        for (prompt, (rows, lengths)) in prompts.iter().zip(groups) {
+            embedded.push(prompt.shallow_clone());
+            places.push(positions(0, *rows));
+            for length in lengths {
+                embedded.push(completions.next().unwrap().narrow(0, 0, length - 1));
+                places.push(positions(*rows, length - 1));
+            }
+        }
+        let pack = Pack::new(groups, Device::Cpu);
+        let tape = Tape::record(&model, Tensor::cat(&embedded, 0), rope(&places, kind), pack, recompute).unwrap();
+        // In f64 to its last digits; in f32 to 1e-5 of the largest gradient, since terms of a small one may cancel.
+        let largest = |x: &Tensor| x.abs().max().double_value(&[]);
+        let double = kind == Kind::Double;
+        let tolerance = if double { 1e-11 } else { 1e-5 };
+        prop_assert!(largest(&(tape.hidden() - &expected)) <= tolerance * largest(&expected));
+        tape.backward(&at_hidden);
+        let scale = expected_gradients.iter().map(largest).fold(0.0, f64::max);
+        for (found, expected) in taken(&parameters, &leaves).iter().zip(&expected_gradients) {
+            let scale = if double { largest(expected).max(1e-3 * scale) } else { scale };
+            prop_assert!(largest(&(found - expected)) <= tolerance * scale);
+        }
+        Ok(())
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(24))]
 
@@ -207,59 +269,12 @@ mod tests {
             groups in prop::collection::vec((1..7_i64, prop::collection::vec(1..6_i64, 1..5)), 1..4),
             eager in any::<bool>(),
             layers in any::<bool>(),
-            double in any::<bool>(),
             seed in 0..1000_i64,
         ) {
-            tch::manual_seed(seed);
-            let kind = if double { Kind::Double } else { Kind::Float };
-            let weights = Weights::random(Path::new(""), Device::Cpu, kind, 0.3);
             let mode = if eager { AttentionMode::Eager } else { AttentionMode::Fused };
-            let model = TextModel::new(&weights, &config(), mode);
-            let parameters = weights.finish().unwrap();
-            parameters.iter().for_each(|(_, tensor)| { let _ = tensor.set_requires_grad(true); });
-            let leaf = |rows: i64| Tensor::randn([rows, 16], (kind, Device::Cpu)).set_requires_grad(true);
-            let prompts: Vec<_> = groups.iter().map(|(prompt, _)| leaf(*prompt)).collect();
-            let own: Vec<_> = groups.iter().flat_map(|(_, lengths)| lengths).map(|length| leaf(*length)).collect();
-            let leaves: Vec<_> = prompts.iter().chain(&own).map(Tensor::shallow_clone).collect();
-            let tokens = own.iter().map(|x| x.size()[0]).sum::<i64>();
-            let at_hidden = Tensor::randn([tokens, 16], (kind, Device::Cpu));
-
-            // Every completion behind its prompt, one sequence at a time.
-            let mut completions = own.iter();
-            let mut expected = Vec::new();
-            for (prompt, (rows, lengths)) in prompts.iter().zip(&groups) {
-                for length in lengths {
-                    let completion = completions.next().unwrap();
-                    let hidden = plain(&model, &Tensor::cat(&[prompt, completion], 0));
-                    expected.push(hidden.narrow(0, rows - 1, *length));
-                }
-            }
-            let expected = Tensor::cat(&expected, 0);
-            (&expected * &at_hidden).sum(kind).backward();
-            let expected_gradients = taken(&parameters, &leaves);
-
-            let (mut embedded, mut places) = (Vec::new(), Vec::new());
-            let mut completions = own.iter();
-            for (prompt, (rows, lengths)) in prompts.iter().zip(&groups) {
-                embedded.push(prompt.shallow_clone());
-                places.push(positions(0, *rows));
-                for length in lengths {
-                    embedded.push(completions.next().unwrap().narrow(0, 0, length - 1));
-                    places.push(positions(*rows, length - 1));
-                }
-            }
             let recompute = if layers { Recompute::Layers } else { Recompute::Nothing };
-            let pack = Pack::new(&groups, Device::Cpu);
-            let tape = Tape::record(&model, Tensor::cat(&embedded, 0), rope(&places, kind), pack, recompute).unwrap();
-            // In f64 to its last digits; in f32 to 1e-5 of the largest gradient, since terms of a small one may cancel.
-            let largest = |x: &Tensor| x.abs().max().double_value(&[]);
-            let tolerance = if double { 1e-11 } else { 1e-5 };
-            prop_assert!(largest(&(tape.hidden() - &expected)) <= tolerance * largest(&expected));
-            tape.backward(&at_hidden);
-            let scale = expected_gradients.iter().map(largest).fold(0.0, f64::max);
-            for (found, expected) in taken(&parameters, &leaves).iter().zip(&expected_gradients) {
-                let scale = if double { largest(expected).max(1e-3 * scale) } else { scale };
-                prop_assert!(largest(&(found - expected)) <= tolerance * scale);
+            for kind in [Kind::Double, Kind::Float] {
+                compared(&groups, mode, recompute, kind, seed)?;
             }
         }
     }
