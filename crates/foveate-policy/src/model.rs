@@ -231,8 +231,8 @@ impl Vlm {
         joined(features.collect())
     }
 
-    /// Features of images of one size by a frozen tower, a bounded number at a time: `[images, merged patches, D]`. The tower
-    /// never looks from one temporal grid to another, so that images are as good as the grids of a video.
+    /// Features of images of one size by a frozen tower: `[images, merged patches, D]`, those of each the same to the bit
+    /// whatever others are asked for with it.
     ///
     /// # Errors
     /// [`PolicyError::Prompt`] for no image, or images of several sizes.
@@ -243,17 +243,9 @@ impl Vlm {
         if images.iter().any(|image| image.patches().grid != grid) {
             return Err(PolicyError::Prompt("expected images of one size".into()));
         }
-        let compute = |images: &[&Media]| {
-            let patches: Vec<_> = images.iter().map(|image| image.patches().pixels.as_standard_layout()).collect();
-            let frames: Vec<&[f32]> = patches.iter().filter_map(|patches| patches.as_slice()).collect();
-            no_grad(|| self.vision.each_frame(&frames, [grid.h as i64, grid.w as i64], self.device()))
-        };
-        let names: Vec<_> = images.iter().map(|image| image.patches().fingerprint()).collect();
-        let features = self.features.borrow_mut().get_all(&names, |missing| {
-            let missing: Vec<_> = missing.iter().map(|place| &images[*place]).collect();
-            // Copies: what is kept of one image must not hold those of all others.
-            compute(&missing).unbind(0).iter().map(Tensor::copy).collect()
-        });
+        // One by one: rows of a product are rounded differently in another company, and who is missing from the cache
+        // depends on what was asked before.
+        let features: Vec<_> = images.iter().map(|image| self.frozen_features(std::slice::from_ref(image))).collect();
         Ok(Tensor::stack(&features, 0))
     }
 

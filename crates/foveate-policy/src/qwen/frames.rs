@@ -5,6 +5,7 @@ use std::f64::consts::LOG2_E;
 use tch::{Device, Tensor};
 
 use super::wide;
+use crate::head::chunks;
 
 /// Which rows' attention to which frames is wanted, within a group.
 #[derive(Debug)]
@@ -69,8 +70,8 @@ pub(super) fn held_elements(device: Device) -> i64 {
 
 /// Frame attention `[R, F]` of the probed rows, mean over heads, from q `[N, H, E]`, k `[N, K, E]` and the log-sum-exp
 /// `lse` `[N, H]`: the weight of row r on column c is exp(q_r . k_c / sqrt(E) - lse_r), so only the video's columns are
-/// ever formed, for as many rows at a time as give `held` weights. In f32: a score rounded to bf16 would be off by more than its
-/// log-sum-exp is.
+/// ever formed, for as many rows at a time as give `held` weights. In f32: a score rounded to bf16 would be off by more
+/// than its log-sum-exp is.
 pub(super) fn frame_mass([q, k, lse]: [&Tensor; 3], probe: &FrameProbe, held: i64) -> Tensor {
     let (heads, width) = (q.size()[1], q.size()[2]);
     let (kv_heads, columns) = (k.size()[1], probe.columns.size()[0]);
@@ -81,9 +82,7 @@ pub(super) fn frame_mass([q, k, lse]: [&Tensor; 3], probe: &FrameProbe, held: i6
     let rows = probe.rows.size()[0];
     let chunk = (held / (heads * columns).max(1)).max(1);
     let mut frames = Vec::new();
-    let mut start = 0;
-    while start < rows {
-        let count = chunk.min(rows - start);
+    for (start, count) in chunks(rows, chunk) {
         let picked = probe.rows.narrow(0, start, count);
         let by_head = |x: &Tensor| x.view([count, kv_heads, heads / kv_heads, -1]).transpose(0, 1).flatten(1, 2);
         let queries = by_head(&(wide(&q.index_select(0, &picked)) * scale));
@@ -105,7 +104,6 @@ pub(super) fn frame_mass([q, k, lse]: [&Tensor; 3], probe: &FrameProbe, held: i6
                 mass.mean_dim([0, 3].as_slice(), false, keys.kind()).tr()
             }
         });
-        start += count;
     }
     Tensor::cat(&frames, 0)
 }

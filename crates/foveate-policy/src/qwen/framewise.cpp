@@ -170,7 +170,8 @@ extern "C" {
 int foveate_framewise(const at::Tensor *q, const at::Tensor *k, const at::Tensor *v, foveate_sight sight, at::Tensor *out,
                       at::Tensor *lse, at::Tensor *mass, char *message, size_t size) {
     return guarded(message, size, [&] {
-        const int64_t batch = q->size(0), rows = q->size(1), width = q->size(2), columns = k->size(1), frames = mass->size(2);
+        const int64_t batch = q->size(0), rows = q->size(1), width = q->size(2), columns = k->size(1);
+        const int64_t frames = mass->size(2);
         const int64_t blocks = (rows + ROWS - 1) / ROWS;
         float *all_out = out->data_ptr<float>(), *all_lse = lse->data_ptr<float>(), *all_mass = mass->data_ptr<float>();
         at::parallel_for(0, batch * blocks, 1, [&](int64_t begin, int64_t end) {
@@ -179,7 +180,8 @@ int foveate_framewise(const at::Tensor *q, const at::Tensor *k, const at::Tensor
             for (int64_t index = begin; index < end; ++index) {
                 const int64_t group = index / blocks, first = index % blocks * ROWS, count = std::min(ROWS, rows - first);
                 const int64_t row = group * rows + first;
-                Block block{first, count, width, frames, all_out + row * width, all_mass + row * frames, {}, {}, sight, columns};
+                float *block_out = all_out + row * width, *block_mass = all_mass + row * frames;
+                Block block{first, count, width, frames, block_out, block_mass, {}, {}, sight, columns};
                 const auto part = [&](const at::Tensor &all) { return all.select(0, group).narrow(0, first, count); };
                 block.begin(all_lse + row);
                 block.attend(part(*q), k->select(0, group), v->select(0, group), part(*out), room);
