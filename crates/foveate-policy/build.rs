@@ -6,7 +6,7 @@ mod rpath;
 
 use std::{env, path::PathBuf};
 
-const CALLS: [&str; 2] = ["src/adamw/fused.cpp", "src/device_memory.cpp"];
+const CALLS: [&str; 2] = ["src/adamw/fused.cpp", "src/memory.cpp"];
 const FRAMEWISE: &str = "src/qwen/framewise.cpp";
 
 fn main() {

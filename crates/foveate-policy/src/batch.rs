@@ -12,6 +12,7 @@ use crate::{
         cache::{Cache, Member, Sizes},
         rope::Rope,
     },
+    room::Room,
     sample::Draw,
 };
 
@@ -113,6 +114,7 @@ pub(crate) struct Batch {
     looked: i64,               // columns at the last look
     pub(crate) tokens: Tensor, // [B], not yet in the cache
     ended: Tensor,             // [B] bool
+    end: Room,                 // [B] bool
     places: Tensor,            // [T, B], the record that the token after column t goes to
     pub(crate) cache: Cache,
 }
@@ -130,6 +132,7 @@ impl Batch {
             looked: 0,
             tokens: none(Kind::Int64),
             ended: none(Kind::Bool),
+            end: Room::new(Kind::Bool, sizes.device),
             places: none(Kind::Int64),
             cache: Cache::empty(sizes),
         }
@@ -261,14 +264,15 @@ impl Batch {
     }
 
     /// Gives those who join their first tokens.
-    pub(crate) fn join(&mut self, tokens: Tensor, ends: &Tensor) {
-        self.ended = Tensor::cat(&[&self.ended, &ends.index_select(0, &tokens)], 0);
-        self.tokens = Tensor::cat(&[&self.tokens, &tokens], 0);
+    pub(crate) fn join(&mut self, tokens: &Tensor, ends: &Tensor) {
+        self.ended = Tensor::cat(&[&self.ended, &ends.index_select(0, tokens)], 0);
+        self.tokens = Tensor::cat(&[&self.tokens, tokens], 0);
     }
 
     /// The next token of every row.
-    pub(crate) fn push(&mut self, tokens: Tensor, ends: &Tensor) {
-        let _ = self.ended.logical_or_(&ends.index_select(0, &tokens));
-        self.tokens = tokens;
+    pub(crate) fn push(&mut self, tokens: &Tensor, ends: &Tensor) {
+        let end = ends.index_select_out(&self.end.shaped(&tokens.size()), 0, tokens);
+        let _ = self.ended.logical_or_(&end);
+        self.tokens.copy_(tokens);
     }
 }

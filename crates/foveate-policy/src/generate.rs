@@ -5,12 +5,14 @@ use tch::{Kind, Tensor, no_grad};
 use crate::{
     PolicyError,
     batch::{Batch, Join, Layout, Limits, look_every},
-    head::Head,
+    head::{Head, LogitRooms},
     input::Encoded,
     model::Vlm,
     qwen::{cache::Sizes, decode::Decoder, frames::FrameProbe, pack::Pack, text::Wanted},
-    records::{Records, Seen},
-    sample::{Draw, Repetition, SamplingParams, sample, uniforms},
+    records::Records,
+    repetition::Repetition,
+    room::Room,
+    sample::{Draw, Sampler, SamplingParams, uniforms},
 };
 
 /// The completions drawn for one prompt, and what [`crate::Observe`] asked to keep of them. T is the longest completion
@@ -73,9 +75,12 @@ struct Generation<'a> {
     draws: &'a [Draw<'a>],
     params: &'a SamplingParams,
     head: Head,
+    logits: LogitRooms,
+    sampler: Sampler,
     decoder: Decoder<'a>,
     sizes: Sizes,
     uniforms: Tensor, // [(B + 1) * T], T the longest completion allowed
+    uniform: Room,    // [B]
     ends: Tensor,     // [V] bool
     records: Records,
     repetition: Option<Repetition>,
@@ -108,11 +113,15 @@ impl<'a> Generation<'a> {
         };
         let in_vocabulary: Vec<i64> = end.iter().copied().filter(|id| (0..text.vocab_size).contains(id)).collect();
         let ends = Tensor::zeros([text.vocab_size], (Kind::Bool, device));
+        let head = model.head(params.temperature);
         Self {
             ends: ends.index_fill(0, &Tensor::from_slice(&in_vocabulary).to_device(device), 1),
-            head: model.head(params.temperature),
+            logits: head.rooms(),
+            head,
+            sampler: Sampler::new(params, device),
             decoder: Decoder::new(&model.text),
             uniforms: uniforms(draws, params.max_new_tokens, device),
+            uniform: Room::new(Kind::Float, device),
             records: Records::new(&sizes, Layout::new(draws), params.max_new_tokens, params.observe),
             repetition: Repetition::new(draws, params, text.vocab_size),
             model,
@@ -141,8 +150,8 @@ impl<'a> Generation<'a> {
             }
             let hidden = self.decoder.decode_one_token(&batch.tokens, &mut batch.cache);
             let frame_attention = batch.cache.seen();
-            let tokens = self.draw(hidden, frame_attention, &batch.places());
-            batch.push(tokens, &self.ends);
+            let tokens = self.draw(&hidden, frame_attention.as_ref(), &batch.places());
+            batch.push(&tokens, &self.ends);
         }
     }
 
@@ -166,24 +175,23 @@ impl<'a> Generation<'a> {
         }
         let hidden = Tensor::stack(&hidden, 0).repeat_interleave_self_int(rows, 0, None);
         let frames = Tensor::stack(&frames, 1).repeat_interleave_self_int(rows, 1, None); // [L, rows, F]
-        let tokens = self.draw(hidden, Some(frames), &batch.first_places(joins));
-        batch.join(tokens, &self.ends);
+        let tokens = self.draw(&hidden, Some(&frames), &batch.first_places(joins));
+        batch.join(&tokens, &self.ends);
         Ok(())
     }
 
-    /// The next token of every row from its hidden state `[B, D]`, recorded in its place.
-    fn draw(&mut self, hidden: Tensor, frame_attention: Option<Tensor>, places: &Tensor) -> Tensor {
-        let uniform = self.uniforms.index_select(0, places);
-        let logits = self.head.logits(&hidden);
-        let logits =
-            self.repetition.as_ref().map_or_else(|| logits.shallow_clone(), |seen| seen.penalised(&logits, places));
-        let drawn = sample(&logits, self.params, &uniform);
+    /// The next token of every row from its hidden state `[B, D]`, recorded in its place; until the next call.
+    fn draw(&mut self, hidden: &Tensor, frame_attention: Option<&Tensor>, places: &Tensor) -> Tensor {
+        let uniform = self.uniforms.index_select_out(&self.uniform.shaped(&places.size()), 0, places);
+        let mut logits = self.head.logits_within(hidden, &mut self.logits);
+        if let Some(repetition) = &mut self.repetition {
+            logits = repetition.penalised(&logits, places);
+        }
+        let drawn = self.sampler.draw(&logits, &uniform);
         if let Some(repetition) = &mut self.repetition {
             repetition.note(&drawn.ids, places);
         }
-        let entropy = self.params.observe.entropy.then(|| drawn.entropy());
-        self.records
-            .put(places, &Seen { ids: &drawn.ids, logprobs: &drawn.logprobs, entropy, hidden, frame_attention });
+        self.records.put(places, &drawn, hidden, frame_attention);
         drawn.ids
     }
 

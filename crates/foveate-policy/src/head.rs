@@ -2,7 +2,10 @@
 
 use tch::{Device, Tensor, no_grad};
 
-use crate::qwen::wide;
+use crate::{
+    qwen::{wide, wide_kind},
+    room::Room,
+};
 
 /// Logits held at a time: rows x vocabulary.
 const CHUNK_ELEMENTS: i64 = 1 << 25;
@@ -21,6 +24,14 @@ pub struct Head {
     temperature: f64,
     never: Option<Tensor>, // [ids]
     chunk: i64,            // rows whose logits are held at a time
+}
+
+/// What logits are formed in.
+#[derive(Debug)]
+pub(crate) struct LogitRooms {
+    temperature: Tensor, // [], since libtorch would make a tensor of a number
+    product: Room,       // [V, B] or [B, V], in the weight's number type
+    logits: Room,        // [B, V]
 }
 
 /// Log-probs and entropies of tokens.
@@ -66,8 +77,7 @@ impl Head {
 
     /// Logits of hidden states: `[.., D]` -> `[.., V]` f32 (f64 for an f64 model).
     pub fn logits(&self, hidden: &Tensor) -> Tensor {
-        let few = hidden.device() == Device::Cpu && hidden.dim() == 2 && hidden.size()[0] <= FEW_ROWS;
-        let logits = if few {
+        let logits = if is_few(hidden) {
             self.weight.mm(&hidden.tr()).tr().contiguous()
         } else {
             hidden.linear::<&Tensor>(&self.weight, None)
@@ -77,6 +87,34 @@ impl Head {
         match &self.never {
             Some(ids) => logits.index_fill(-1, ids, NEVER),
             None => logits,
+        }
+    }
+
+    /// [`Head::logits`] of hidden states `[B, D]` in room that is made once, until the next call.
+    pub(crate) fn logits_within(&self, hidden: &Tensor, rooms: &mut LogitRooms) -> Tensor {
+        let (rows, vocabulary) = (hidden.size()[0], self.vocabulary());
+        let product = if is_few(hidden) {
+            self.weight.mm_out(&rooms.product.shaped(&[vocabulary, rows]), &hidden.tr()).tr()
+        } else {
+            hidden.mm_out(&rooms.product.shaped(&[rows, vocabulary]), &self.weight.tr())
+        };
+        let mut logits = rooms.logits.holding(&product);
+        if self.temperature != 1.0 {
+            let _ = logits.g_div_(&rooms.temperature);
+        }
+        if let Some(ids) = &self.never {
+            let _ = logits.index_fill_(-1, ids, NEVER);
+        }
+        logits
+    }
+
+    /// Room for logits of this head.
+    pub(crate) fn rooms(&self) -> LogitRooms {
+        let (kind, device) = (self.weight.kind(), self.weight.device());
+        LogitRooms {
+            temperature: Tensor::full([], self.temperature, (wide_kind(kind), device)),
+            product: Room::new(kind, device),
+            logits: Room::new(wide_kind(kind), device),
         }
     }
 
@@ -132,6 +170,10 @@ impl Head {
         });
         Tensor::cat(&at_hidden.collect::<Vec<_>>(), 0)
     }
+}
+
+fn is_few(hidden: &Tensor) -> bool {
+    hidden.device() == Device::Cpu && hidden.dim() == 2 && hidden.size()[0] <= FEW_ROWS
 }
 
 /// `(start, rows)` of consecutive chunks; of nothing, one empty chunk, so that results keep their shape.

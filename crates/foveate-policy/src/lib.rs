@@ -28,6 +28,8 @@ mod native;
 mod pass;
 mod qwen;
 mod records;
+mod repetition;
+mod room;
 pub mod runtime;
 mod sample;
 mod score;

@@ -6,7 +6,7 @@ use crate::{
     batch::Layout,
     generate::Rollout,
     qwen::cache::Sizes,
-    sample::{Draw, Observe},
+    sample::{Draw, Drawn, Observe},
 };
 
 /// Places are numbered row by row: `completion * T + t`, completions of all groups in order, T the longest allowed. One
@@ -22,16 +22,6 @@ pub(crate) struct Records {
     hidden: Option<Tensor>,          // [places, D]
     frame_attention: Option<Tensor>, // [L, places, F]
     observe: Observe,
-}
-
-/// What a step of generation gives for B rows.
-#[derive(Debug)]
-pub(crate) struct Seen<'a> {
-    pub(crate) ids: &'a Tensor,                 // [B]
-    pub(crate) logprobs: &'a Tensor,            // [B]
-    pub(crate) entropy: Option<Tensor>,         // [B]
-    pub(crate) hidden: Tensor,                  // [B, D]
-    pub(crate) frame_attention: Option<Tensor>, // [L, B, F]
 }
 
 impl Records {
@@ -52,18 +42,18 @@ impl Records {
         }
     }
 
-    /// Writes what was seen of the tokens whose places `[B]` these are.
-    pub(crate) fn put(&mut self, places: &Tensor, seen: &Seen<'_>) {
-        let _ = self.ids.index_copy_(0, places, seen.ids);
-        let _ = self.logprobs.index_copy_(0, places, seen.logprobs);
-        if let (Some(entropy), Some(seen)) = (&mut self.entropy, &seen.entropy) {
-            let _ = entropy.index_copy_(0, places, seen);
+    /// Writes what was seen of B tokens, whose places `[B]` these are: hidden states `[B, D]`, frame attention `[L, B, F]`.
+    pub(crate) fn put(&mut self, places: &Tensor, drawn: &Drawn, hidden: &Tensor, frame_attention: Option<&Tensor>) {
+        let _ = self.ids.index_copy_(0, places, &drawn.ids);
+        let _ = self.logprobs.index_copy_(0, places, &drawn.logprobs);
+        if let (Some(all), Some(entropy)) = (&mut self.entropy, &drawn.entropy) {
+            let _ = all.index_copy_(0, places, entropy);
         }
-        if let Some(hidden) = &mut self.hidden {
-            let _ = hidden.index_copy_(0, places, &seen.hidden);
+        if let Some(all) = &mut self.hidden {
+            let _ = all.index_copy_(0, places, hidden);
         }
-        if let (Some(frames), Some(seen)) = (&mut self.frame_attention, &seen.frame_attention) {
-            let _ = frames.index_copy_(1, places, seen);
+        if let (Some(all), Some(frames)) = (&mut self.frame_attention, frame_attention) {
+            let _ = all.index_copy_(1, places, frames);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::{
     env,
-    ffi::{c_char, c_int},
+    ffi::{c_char, c_int, c_void},
     path::{Path, PathBuf},
     sync::OnceLock,
 };
@@ -96,6 +96,32 @@ pub fn device(name: &str) -> Result<Device, PolicyError> {
 
 unsafe extern "C" {
     fn foveate_peak_bytes(device: c_int, bytes: *mut f64, message: *mut c_char, size: usize) -> c_int;
+    fn foveate_begin_counting(counting: *mut *mut c_void, message: *mut c_char, size: usize) -> c_int;
+    fn foveate_counted(counting: *const c_void) -> u64;
+    fn foveate_end_counting(counting: *mut c_void);
+}
+
+/// How often some work asks for memory for a tensor, on any device and in this thread.
+///
+/// # Errors
+/// [`PolicyError::Torch`] if libtorch cannot count.
+pub fn allocations<T>(work: impl FnOnce() -> T) -> Result<(T, u64), PolicyError> {
+    struct Counting(*mut c_void);
+
+    impl Drop for Counting {
+        fn drop(&mut self) {
+            // SAFETY: it was begun by this thread, which no other value of this type leaves, and is ended once.
+            unsafe { foveate_end_counting(self.0) }
+        }
+    }
+
+    let mut counting = std::ptr::null_mut();
+    // SAFETY: the pointer is written to a live variable, and the message fits its size.
+    checked(|message, size| unsafe { foveate_begin_counting(&raw mut counting, message, size) })?;
+    let counting = Counting(counting);
+    let result = work();
+    // SAFETY: it has begun and not ended.
+    Ok((result, unsafe { foveate_counted(counting.0) }))
 }
 
 /// Most bytes that libtorch's allocator has had in use at a time on the CUDA device of this number.
@@ -127,7 +153,21 @@ pub fn dtype(name: &str) -> Result<Kind, PolicyError> {
 
 #[cfg(test)]
 mod tests {
+    use tch::Tensor;
+
     use super::*;
+
+    #[test]
+    fn tensors_are_counted_where_memory_is_asked_for() {
+        let x = Tensor::zeros([8, 8], (Kind::Float, Device::Cpu));
+        let ((), outer) = allocations(|| {
+            let _two = [&x + &x, &x * &x];
+            let (_, inner) = allocations(|| x.shallow_clone().g_add_(&x)).unwrap();
+            assert_eq!(inner, 0, "in place");
+        })
+        .unwrap();
+        assert_eq!(outer, 2);
+    }
 
     #[test]
     fn a_device_that_is_not_there_has_no_memory() {

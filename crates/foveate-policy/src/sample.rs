@@ -5,7 +5,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
 
-use crate::{PolicyError, input::Encoded};
+use crate::{PolicyError, input::Encoded, room::Room};
 
 /// What is kept of generation beside its tokens; nothing by default. All of it comes from numbers that generation forms
 /// anyway.
@@ -123,97 +123,122 @@ pub(crate) fn uniforms(draws: &[Draw<'_>], length: usize, device: Device) -> Ten
     Tensor::from_slice(&numbers).to_device(device)
 }
 
-/// A token for each of B rows.
+/// A token for each of B rows, until the next are drawn.
 #[derive(Debug)]
 pub(crate) struct Drawn {
     /// Ids, `[B]`.
     pub(crate) ids: Tensor,
     /// Their log-probs under the unfiltered distribution, `[B]`.
     pub(crate) logprobs: Tensor,
-    probabilities: Tensor, // [B, V]
+    /// Entropy of the unfiltered distribution in nats, `[B]`, if it was asked for.
+    pub(crate) entropy: Option<Tensor>,
 }
 
-impl Drawn {
-    /// Entropy of the unfiltered distribution in nats, `[B]`.
-    pub(crate) fn entropy(&self) -> Tensor {
-        self.probabilities.special_entr().sum_dim_intlist(-1, false, Kind::Float)
-    }
-}
-
-/// Which tokens each completion must not repeat lightly.
+/// Draws tokens in room that is made once.
 #[derive(Debug)]
-pub(crate) struct Repetition {
-    penalty: f64,
-    /// Longest completion, T: place `row * T + t` is of row `row`.
-    length: i64,
-    seen: Tensor, // [B + 1, V] bool, the last row is no completion
+pub(crate) struct Sampler {
+    temperature: f64,
+    top_p: f64,
+    limits: [Tensor; 2], // [], top-p and 0: libtorch would make tensors of the numbers
+    top_k: usize,
+    observe_entropy: bool,
+    probabilities: Room, // [B, V], as are the next ones
+    kept: Room,
+    cumulative: Room,
+    surprise: Room,
+    sorted: Room, // [B, top-k], as are the next ones
+    before: Room,
+    order: Room,
+    outside: Room,
+    not_first: Room,
+    total: Room, // [B], as are the next ones
+    threshold: Room,
+    passed: Room,
+    last: Room,
+    ids: Room,
+    logprobs: Room,
+    entropy: Room,
 }
 
-impl Repetition {
-    /// With every completion's prompt noted; `None` if nothing is penalised.
-    pub(crate) fn new(draws: &[Draw<'_>], params: &SamplingParams, vocabulary: i64) -> Option<Self> {
-        if params.repetition_penalty == 1.0 {
-            return None;
+impl Sampler {
+    pub(crate) fn new(params: &SamplingParams, device: Device) -> Self {
+        let room = |kind| move || Room::new(kind, device);
+        let [float, index, mask] = [Kind::Float, Kind::Int64, Kind::Bool].map(room);
+        Self {
+            temperature: params.temperature,
+            top_p: params.top_p,
+            limits: [params.top_p, 0.0].map(|limit| Tensor::full([], limit, (Kind::Float, device))),
+            top_k: params.top_k,
+            observe_entropy: params.observe.entropy,
+            probabilities: float(),
+            kept: float(),
+            cumulative: float(),
+            surprise: float(),
+            sorted: float(),
+            before: float(),
+            order: index(),
+            outside: mask(),
+            not_first: mask(),
+            total: float(),
+            threshold: float(),
+            passed: index(),
+            last: index(),
+            ids: index(),
+            logprobs: float(),
+            entropy: float(),
         }
-        let device = draws.first()?.prompt.ids.device();
-        let of_prompt = |draw: &Draw<'_>| {
-            let row = Tensor::zeros([vocabulary], (Kind::Bool, device)).index_fill(0, &draw.prompt.ids, 1);
-            row.unsqueeze(0).expand([draw.completions as i64, vocabulary], false)
+    }
+
+    /// One token per row: logits `[B, V]` (temperature applied), uniform numbers `[B]`.
+    pub(crate) fn draw(&mut self, logits: &Tensor, uniform: &Tensor) -> Drawn {
+        let shape = logits.size();
+        let column = [shape[0], 1];
+        let probabilities = logits.softmax_int_out(&self.probabilities.shaped(&shape), -1, Kind::Float);
+        let ids = if self.temperature == 0.0 {
+            logits.argmax_out(&self.ids.shaped(&column), -1, true)
+        } else {
+            let kept = self.filtered(&probabilities);
+            let cumulative = kept.cumsum_out(&self.cumulative.shaped(&shape), -1, Kind::Float);
+            // The first token whose cumulative probability passes u * total; u < 1, so there is one.
+            let mut total = self.total.shaped(&column);
+            total.copy_(&cumulative.narrow(-1, shape[1] - 1, 1));
+            let threshold = uniform.unsqueeze(-1).multiply_out(&self.threshold.shaped(&column), &total);
+            let search = |threshold: &Tensor, room: &mut Room, right, side| {
+                let found = room.shaped(&column);
+                threshold.searchsorted_tensor_out(&found, &cumulative, false, right, side, None::<Tensor>)
+            };
+            let passed = search(&threshold, &mut self.passed, true, "right");
+            // Rounding may let u * total reach the total: take the last token that has any probability.
+            let last = search(&total, &mut self.last, false, "left");
+            // Distributions that are no numbers draw a token all the same: `Vlm::rollout` then refuses their log-probs.
+            passed.minimum_out(&self.ids.shaped(&column), &last).clamp_max_(shape[1] - 1)
         };
-        let none = Tensor::zeros([1, vocabulary], (Kind::Bool, device));
-        let rows: Vec<Tensor> = draws.iter().map(of_prompt).chain([none]).collect();
-        let (penalty, length) = (params.repetition_penalty, params.max_new_tokens as i64);
-        Some(Self { penalty, length, seen: Tensor::cat(&rows, 0) })
+        let logprobs = probabilities.gather_out(&self.logprobs.shaped(&column), -1, &ids, false).log_();
+        let entropy = self.observe_entropy.then(|| {
+            let surprise = probabilities.special_entr_out(&self.surprise.shaped(&shape));
+            surprise.sum_intlist_out(&self.entropy.shaped(&column[..1]), -1, false, Kind::Float)
+        });
+        Drawn { ids: ids.squeeze_dim(-1), logprobs: logprobs.squeeze_dim(-1), entropy }
     }
 
-    fn rows(&self, places: &Tensor) -> Tensor {
-        places.divide_scalar_mode(self.length, "floor")
+    /// Probabilities `[B, V]` with everything outside top-k and top-p set to 0.
+    fn filtered(&mut self, probabilities: &Tensor) -> Tensor {
+        let shape = probabilities.size();
+        let vocabulary = shape[1];
+        let keep = if self.top_k == 0 { vocabulary } else { vocabulary.min(self.top_k as i64) };
+        if keep == vocabulary && self.top_p >= 1.0 {
+            return probabilities.shallow_clone();
+        }
+        let few = [shape[0], keep];
+        let (mut sorted, order) = (self.sorted.shaped(&few), self.order.shaped(&few));
+        let _ = probabilities.topk_values(&sorted, &order, keep, -1, true, true);
+        let before = sorted.cumsum_out(&self.before.shaped(&few), -1, Kind::Float).subtract_(&sorted);
+        let [top_p, zero] = &self.limits;
+        let mut outside = before.ge_tensor_out(&self.outside.shaped(&few), top_p);
+        let _ = outside.logical_and_(&before.gt_tensor_out(&self.not_first.shaped(&few), zero));
+        let _ = sorted.masked_fill_(&outside, 0.0);
+        self.kept.shaped(&shape).zero_().scatter_(-1, &order, &sorted)
     }
-
-    /// Logits `[B, V]` of these places, those of seen tokens lowered.
-    pub(crate) fn penalised(&self, logits: &Tensor, places: &Tensor) -> Tensor {
-        let lowered = (logits * self.penalty).where_self(&logits.lt(0.0), &(logits / self.penalty));
-        lowered.where_self(&self.seen.index_select(0, &self.rows(places)), logits)
-    }
-
-    /// Notes the tokens `[B]` drawn for these places.
-    pub(crate) fn note(&mut self, ids: &Tensor, places: &Tensor) {
-        let seen = Tensor::ones_like(ids).to_kind(Kind::Bool);
-        let _ = self.seen.index_put_(&[Some(self.rows(places)), Some(ids.shallow_clone())], &seen, false);
-    }
-}
-
-/// One token per row: logits `[B, V]` (temperature applied), uniform numbers `[B]`.
-pub(crate) fn sample(logits: &Tensor, params: &SamplingParams, uniform: &Tensor) -> Drawn {
-    let probabilities = logits.softmax(-1, Kind::Float);
-    let ids = if params.temperature == 0.0 {
-        logits.argmax(-1, true)
-    } else {
-        let cumulative = filtered(&probabilities, params).cumsum(-1, Kind::Float);
-        // The first token whose cumulative probability passes u * total; u < 1, so there is one.
-        let total = cumulative.narrow(-1, cumulative.size()[1] - 1, 1).contiguous();
-        let threshold = uniform.unsqueeze(-1) * &total;
-        let passed = threshold.searchsorted(&cumulative, false, true, "right", None::<Tensor>);
-        // Rounding may let u * total reach the total: take the last token that has any probability.
-        let last = total.searchsorted(&cumulative, false, false, "left", None::<Tensor>);
-        // Distributions that are no numbers draw a token all the same: `Vlm::rollout` then refuses their log-probs.
-        passed.minimum(&last).clamp_max(cumulative.size()[1] - 1)
-    };
-    let logprobs = probabilities.gather(-1, &ids, false).log_().squeeze_dim(-1);
-    Drawn { ids: ids.squeeze_dim(-1), logprobs, probabilities }
-}
-
-/// Probabilities `[B, V]` with everything outside top-k and top-p set to 0.
-fn filtered(probabilities: &Tensor, params: &SamplingParams) -> Tensor {
-    let vocabulary = probabilities.size()[1];
-    let keep = if params.top_k == 0 { vocabulary } else { vocabulary.min(params.top_k as i64) };
-    if keep == vocabulary && params.top_p >= 1.0 {
-        return probabilities.shallow_clone();
-    }
-    let (sorted, order) = probabilities.topk(keep, -1, true, true);
-    let before = sorted.cumsum(-1, Kind::Float) - &sorted;
-    let outside = before.ge(params.top_p).logical_and(&before.gt(0.0));
-    probabilities.zeros_like().scatter(-1, &order, &sorted.masked_fill(&outside, 0.0))
 }
 
 #[cfg(test)]
@@ -234,7 +259,8 @@ mod tests {
 
     fn draw(probabilities: &[f32], uniform: f32, params: &SamplingParams) -> i64 {
         let logits = Tensor::from_slice(probabilities).log().unsqueeze(0);
-        sample(&logits, params, &Tensor::from_slice(&[uniform])).ids.int64_value(&[0])
+        let mut sampler = Sampler::new(params, Device::Cpu);
+        sampler.draw(&logits, &Tensor::from_slice(&[uniform])).ids.int64_value(&[0])
     }
 
     #[test]
@@ -256,7 +282,8 @@ mod tests {
     fn distributions_that_are_no_numbers_draw_a_token_of_the_vocabulary() {
         for temperature in [0.0, 1.0] {
             let logits = Tensor::from_slice(&[f32::NAN; 3]).unsqueeze(0);
-            let drawn = sample(&logits, &params(temperature, 1.0, 0), &Tensor::from_slice(&[0.5_f32]));
+            let mut sampler = Sampler::new(&params(temperature, 1.0, 0), Device::Cpu);
+            let drawn = sampler.draw(&logits, &Tensor::from_slice(&[0.5_f32]));
             assert!((0..3).contains(&drawn.ids.int64_value(&[0])));
             assert!(drawn.logprobs.double_value(&[0]).is_nan());
         }
@@ -271,18 +298,6 @@ mod tests {
             assert_ne!(draw(&[0.3, 0.6, 0.1], uniform, &params(1.0, 0.7, 0)), 2);
             assert_eq!(draw(&[0.3, 0.6, 0.1], uniform, &params(0.0, 1.0, 0)), 1);
         }
-    }
-
-    #[test]
-    fn seen_tokens_lose_whatever_the_sign_of_their_logit() {
-        let seen = Tensor::from_slice(&[true, true, false, false, false, false]).view([2, 3]);
-        let mut repetition = Repetition { penalty: 2.0, length: 4, seen };
-        let logits = Tensor::from_slice(&[1.0f32, -1.0, 3.0, 1.0, -1.0, 3.0]).view([2, 3]);
-        let places = Tensor::from_slice(&[2i64, 5]);
-        let penalised = |repetition: &Repetition| Vec::<f32>::try_from(repetition.penalised(&logits, &places).view(-1));
-        assert_eq!(penalised(&repetition).unwrap(), [0.5, -2.0, 3.0, 1.0, -1.0, 3.0]);
-        repetition.note(&Tensor::from_slice(&[2i64, 1]), &places);
-        assert_eq!(penalised(&repetition).unwrap(), [0.5, -2.0, 1.5, 1.0, -2.0, 3.0]);
     }
 
     #[test]

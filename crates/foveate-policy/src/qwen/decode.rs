@@ -4,10 +4,12 @@
 use tch::Tensor;
 
 use super::{
-    Linear,
+    Linear, RmsNorm,
     cache::{Cache, paired},
     text::TextModel,
+    wide_kind,
 };
+use crate::room::Room;
 
 /// The text decoder as generation uses it. Weights must not change while it lives.
 ///
@@ -18,6 +20,7 @@ use super::{
 pub(crate) struct Decoder<'a> {
     model: &'a TextModel,
     layers: Vec<Fused>,
+    rooms: Rooms,
 }
 
 #[derive(Debug)]
@@ -49,22 +52,88 @@ impl<'a> Decoder<'a> {
                 output: attention.o_proj.weight.tr(),
             }
         });
-        Self { model, layers: fused.collect() }
+        Self { model, layers: fused.collect(), rooms: Rooms::new(&model.norm) }
     }
 
-    /// One generated token per row: ids `[B]` -> hidden `[B, D]`, its keys and values going into `cache`.
-    pub(crate) fn decode_one_token(&self, ids: &Tensor, cache: &mut Cache) -> Tensor {
-        let mut x = self.model.embed(ids);
-        for (index, (layer, fused)) in self.model.layers.iter().zip(&self.layers).enumerate() {
-            let normal = layer.input_layernorm.forward(&x);
-            let projected = fused.bias.addmm(&fused.qkv, &normal.tr()).tr().contiguous();
-            x = x.addmm(&cache.attend(index, projected), &fused.output);
-            let normal = layer.post_attention_layernorm.forward(&x);
-            let [mut gate, up] = [&layer.mlp.gate, &layer.mlp.up].map(|linear| linear.weight.mm(&normal.tr()));
+    /// One generated token per row: ids `[B]` -> hidden `[B, D]`, until the next call; its keys and values go into `cache`.
+    pub(crate) fn decode_one_token(&mut self, ids: &Tensor, cache: &mut Cache) -> Tensor {
+        let Self { model, layers, rooms } = self;
+        let (rows, hidden) = (ids.size()[0], model.norm.weight.size()[0]);
+        let mut x = rooms.x.shaped(&[rows, hidden]);
+        model.embed_within(ids, &x);
+        for (index, (layer, fused)) in model.layers.iter().zip(layers).enumerate() {
+            let normal = rooms.norm.forward(&layer.input_layernorm, &x);
+            let projected = rooms.projected.shaped(&[fused.qkv.size()[0], rows]);
+            let _ = fused.bias.addmm_out(&projected, &fused.qkv, &normal.tr());
+            let _ = x.addmm_(&cache.attend(index, &projected), &fused.output);
+            let normal = rooms.norm.forward(&layer.post_attention_layernorm, &x);
             // The weight times the rows: the other way round MKL takes up to three times as long for few of them.
-            x += layer.mlp.down.weight.mm(&gate.silu_().multiply_(&up)).tr();
+            let times = |linear: &Linear, rows: &Tensor, room: &mut Room| {
+                let weight = &linear.weight;
+                weight.mm_out(&room.shaped(&[weight.size()[0], rows.size()[1]]), rows)
+            };
+            let mut inner = times(&layer.mlp.gate, &normal.tr(), &mut rooms.gate);
+            let _ = inner.silu_().multiply_(&times(&layer.mlp.up, &normal.tr(), &mut rooms.up));
+            x += times(&layer.mlp.down, &inner, &mut rooms.down).tr();
         }
         cache.advance();
-        self.model.norm.forward(&x)
+        rooms.norm.forward(&model.norm, &x)
+    }
+}
+
+/// What a token's pass is formed in, layer after layer.
+#[derive(Debug)]
+struct Rooms {
+    x: Room,         // [B, D]
+    projected: Room, // [(H + 2K) * E, B]
+    gate: Room,      // [I, B]
+    up: Room,        // [I, B]
+    down: Room,      // [D, B]
+    norm: NormRooms,
+}
+
+impl Rooms {
+    fn new(weight: &RmsNorm) -> Self {
+        let room = || Room::new(weight.weight.kind(), weight.weight.device());
+        Self { x: room(), projected: room(), gate: room(), up: room(), down: room(), norm: NormRooms::new(weight) }
+    }
+}
+
+/// [`RmsNorm::forward`] in room that is made once, and in fewer operations.
+#[derive(Debug)]
+struct NormRooms {
+    mean: Tensor, // [D, 1], 1 / D: the product with it is a mean
+    eps: Tensor,  // [1, 1]
+    wide: Room,   // [B, D], as are the next ones
+    squares: Room,
+    normal: Room,
+    typed: Room,
+    scale: Room, // [B, 1]
+}
+
+impl NormRooms {
+    /// For all norms of the same width and epsilon as this one.
+    fn new(norm: &RmsNorm) -> Self {
+        let (width, kind, device) = (norm.weight.size()[0], norm.weight.kind(), norm.weight.device());
+        let wide = wide_kind(kind);
+        let room = || Room::new(wide, device);
+        Self {
+            mean: Tensor::full([width, 1], 1.0 / width as f64, (wide, device)),
+            eps: Tensor::full([1, 1], norm.eps, (wide, device)),
+            wide: room(),
+            squares: room(),
+            normal: room(),
+            typed: Room::new(kind, device),
+            scale: room(),
+        }
+    }
+
+    fn forward(&mut self, norm: &RmsNorm, x: &Tensor) -> Tensor {
+        let shape = x.size();
+        let x = self.wide.holding(x);
+        let squares = x.multiply_out(&self.squares.shaped(&shape), &x);
+        let scale = self.eps.addmm_out(&self.scale.shaped(&[shape[0], 1]), &squares, &self.mean).rsqrt_();
+        let normal = x.multiply_out(&self.normal.shaped(&shape), &scale);
+        self.typed.holding(&normal).multiply_(&norm.weight)
     }
 }

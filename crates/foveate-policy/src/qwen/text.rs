@@ -143,6 +143,11 @@ impl TextModel {
         Tensor::embedding(&self.embed_tokens, ids, -1, false, false)
     }
 
+    /// The same, ids `[B]`, written into `[B, D]`.
+    pub(super) fn embed_within(&self, ids: &Tensor, embedded: &Tensor) {
+        let _ = self.embed_tokens.index_select_out(embedded, 0, ids);
+    }
+
     /// Weight of the head, `[V, D]`.
     pub(crate) fn head(&self) -> &Tensor {
         self.lm_head.as_ref().unwrap_or(&self.embed_tokens)

@@ -6,7 +6,7 @@ use super::{Candidates, Selector};
 use crate::{
     PolicyError,
     backbone::expanded,
-    sample::{GroupSeed, MIN_TEMPERATURE, SamplingParams, sample},
+    sample::{GroupSeed, MIN_TEMPERATURE, Sampler, SamplingParams},
 };
 
 /// How sets are picked.
@@ -107,13 +107,14 @@ impl Selector {
             let uniform: Vec<f32> = (0..params.sets as u64).flat_map(|set| seed.uniforms(set, params.picks)).collect();
             let uniform = Tensor::from_slice(&uniform).view([sets, -1]).to_device(self.options.device);
             let sampling = SamplingParams { temperature: params.temperature, ..SamplingParams::greedy(1) };
+            let mut sampler = Sampler::new(&sampling, self.options.device);
 
             let mut last = read.narrow(0, -1, 1).expand([sets, -1], false); // [N, D]
             let mut taken = Tensor::zeros([sets, frames], (Kind::Bool, self.options.device));
             let (mut logits, mut picked) = (Vec::new(), Vec::new());
             for turn in 0..params.picks as i64 {
                 let these = self.heads.logits(&last, &keys, &taken, params.divisor());
-                let frame = sample(&these, &sampling, &uniform.select(1, turn)).ids; // [N]
+                let frame = sampler.draw(&these, &uniform.select(1, turn)).ids.copy(); // [N]
                 taken = taken.scatter_value(1, &frame.unsqueeze(1), 1);
                 if turn + 1 < params.picks as i64 {
                     let next = values.index_select(0, &frame).unsqueeze(1);

@@ -3,7 +3,7 @@
 use foveate_algo::Layers;
 use foveate_policy::{
     AttentionMode, Completions, Draw, Encoded, GroupSeed, LoadOptions, Observe, Prompt, Recompute, Rollout,
-    SamplingParams, Segment, Trainable, Vlm,
+    SamplingParams, Segment, Trainable, Vlm, runtime::allocations,
 };
 use proptest::prelude::*;
 use tch::{Device, Kind, Tensor, no_grad};
@@ -63,22 +63,26 @@ fn draw(model: &Vlm, draws: &[Draw<'_>], params: &SamplingParams) -> Vec<Rollout
 
 #[test]
 fn the_samplers_log_probs_are_the_teacher_forced_ones() {
-    let model = model(1);
-    let encoded = prompts().map(|prompt| model.encode(&prompt).unwrap());
-    for filter in [(1.0, 0), (0.8, 0), (1.0, 5)] {
-        let params = SamplingParams { top_p: filter.0, top_k: filter.1, ..params(12) };
+    for (kind, tolerance) in [(Kind::Float, 1e-4), (Kind::BFloat16, 0.15)] {
+        let model = random(&LoadOptions { kind, trainable: Trainable::Nothing, ..LoadOptions::default() }, 1);
+        let encoded = prompts().map(|prompt| model.encode(&prompt).unwrap());
         let draws: Vec<_> = (0..).zip(&encoded).map(|(index, prompt)| group(index, prompt, 4)).collect();
-        let rollouts = draw(&model, &draws, &params);
-        for (encoded, rollout) in encoded.iter().zip(&rollouts) {
-            let completions = Completions::new(&rollout.ids, Device::Cpu);
-            let segment = Segment { prompt: encoded, completions: &completions };
-            let forward = model.forward(&[segment], None).unwrap().remove(0);
-            for (row, (ids, logprobs)) in (0..).zip(rollout.ids.iter().zip(&rollout.logprobs)) {
-                let hidden = forward.hidden.get(row).narrow(0, 0, ids.len() as i64);
-                let scores = model.head(params.temperature).score(&hidden, &Tensor::from_slice(ids));
-                assert_close("log-probs", &Tensor::from_slice(logprobs), &scores.logprobs, 1e-4);
+        for (top_p, top_k) in [(1.0, 0), (0.8, 0), (1.0, 5)] {
+            let params = SamplingParams { top_p, top_k, ..params(12) };
+            for (encoded, rollout) in encoded.iter().zip(draw(&model, &draws, &params)) {
+                assert_teacher_forced(&model, encoded, &rollout, params.temperature, tolerance);
             }
         }
+    }
+}
+
+fn assert_teacher_forced(model: &Vlm, prompt: &Encoded, rollout: &Rollout, temperature: f64, tolerance: f64) {
+    let completions = Completions::new(&rollout.ids, Device::Cpu);
+    let forward = model.forward(&[Segment { prompt, completions: &completions }], None).unwrap().remove(0);
+    for (row, (ids, logprobs)) in (0..).zip(rollout.ids.iter().zip(&rollout.logprobs)) {
+        let hidden = forward.hidden.get(row).narrow(0, 0, ids.len() as i64);
+        let scores = model.head(temperature).score(&hidden, &Tensor::from_slice(ids));
+        assert_close("log-probs", &Tensor::from_slice(logprobs), &scores.logprobs, tolerance);
     }
 }
 
@@ -127,6 +131,30 @@ fn nothing_is_kept_that_is_not_asked_for() {
     let encoded = model.encode(&plain_prompt(1)).unwrap();
     let rollout = &draw(&model, &[group(0, &encoded, 2)], &params(3))[0];
     assert!(rollout.frame_attention.is_none() && rollout.hidden.is_none() && rollout.entropy.is_none());
+}
+
+#[test]
+fn a_further_token_asks_for_no_memory() {
+    let all = Observe { frame_layers: Some(Layers::All), hidden: true, entropy: true };
+    let cases = [
+        params(1),
+        SamplingParams { observe: all, ..params(1) },
+        SamplingParams { top_p: 0.9, top_k: 20, ..params(1) },
+        SamplingParams { temperature: 0.0, ..params(1) },
+        SamplingParams { temperature: 1.0, repetition_penalty: 1.2, ..params(1) },
+    ];
+    let model = model(1);
+    let encoded = mixed().map(|prompt| model.encode(&prompt).unwrap());
+    let draws: Vec<_> = (0..).zip(&encoded).map(|(at, prompt)| group(at, prompt, 9)).collect();
+    for case in cases {
+        let [few, many] = [8, 40].map(|max_new_tokens| {
+            let params = SamplingParams { max_new_tokens, ..case };
+            let (rollouts, count) = allocations(|| model.rollout(&draws, &params, &[]).unwrap()).unwrap();
+            assert!(rollouts.iter().flat_map(|rollout| &rollout.ids).all(|ids| ids.len() == max_new_tokens));
+            count
+        });
+        assert_eq!(few, many, "{case:?}");
+    }
 }
 
 #[test]

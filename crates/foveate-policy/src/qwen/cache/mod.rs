@@ -9,7 +9,12 @@
 
 use tch::{Device, Kind, Tensor};
 
+mod attend;
+
+use attend::Desk;
+
 use super::{frames::FrameProbe, rope::Rope};
+use crate::room::Room;
 
 /// Sizes that stay the same for a whole rollout.
 #[derive(Debug, Clone, Copy)]
@@ -70,13 +75,13 @@ pub(crate) struct Cache {
     prompt_bias: Tensor, // [N * K, 1, P]: -inf behind a shorter prompt
     own_bias: Tensor,    // [N * K * C, 1, T]: -inf before a group's first column
     rotations: Tensor,   // [T, N, 1, 1, E/2] complex
-    seen: Vec<Tensor>,   // by layer, [N * K, C * R, F]: frame attention of the newest token by head
+    desk: Desk,
 }
 
 #[derive(Debug)]
 struct Layer {
     /// What the following are views of. Whoever comes later is written over those who were there before.
-    room: [Tensor; 3],
+    room: [Room; 3],
     /// Keys `[N * K, P, E]` and values `[N * K, P, E + F]`. In layers whose frame attention is seen, each prompt row's
     /// value goes on with a 1 for its frame: summing values up then sums the weights on each frame up as well.
     prompt: [Tensor; 2],
@@ -96,7 +101,7 @@ impl Cache {
             prompt_bias: none(),
             own_bias: none(),
             rotations: none(),
-            seen: Vec::new(),
+            desk: Desk::new(&sizes, [0; 3]),
         }
     }
 
@@ -109,13 +114,14 @@ impl Cache {
     /// everybody's first are left out, and room is made for those who join, whose prompts [`Cache::fill`] then writes.
     /// Those who stay come first. `rope` holds the rotations of every column of every member, `[T * N, E]`.
     pub(crate) fn regrouped(self, members: &[Member], rows: i64, dropped: i64, rope: &Rope) -> Self {
+        drop(self.desk); // gone before the new one comes
         let (sizes, groups) = (self.sizes, members.len() as i64);
         let used = self.used - dropped;
         let move_ = Move::new(&sizes, members, rows, self.rows);
         let prompt = members.iter().map(|member| member.prompt).max().unwrap_or(0);
         let shape = [groups, rows, prompt];
         let layers = if self.layers.is_empty() {
-            let room = || [0; 3].map(|none| Tensor::zeros([none], (sizes.kind, sizes.device)));
+            let room = || [(); 3].map(|()| Room::new(sizes.kind, sizes.device));
             (0..sizes.layers).map(|index| Layer::within(room(), &sizes, sizes.seen_frames(index), shape)).collect()
         } else {
             // Layer by layer, so that only one is held twice.
@@ -132,7 +138,7 @@ impl Cache {
             own_bias: bias(&sizes, members, sizes.columns, |member, column| column < member.start)
                 .repeat_interleave_self_int(sizes.kv_heads * rows, 0, None),
             rotations: rope.rotations().view([sizes.columns, groups, 1, 1, sizes.width / 2]),
-            seen: Vec::new(),
+            desk: Desk::new(&sizes, shape),
         }
     }
 
@@ -155,72 +161,24 @@ impl Cache {
         }
     }
 
-    /// Attention of one new token per row: its projections `[B, (H + 2K) * E]`, with the halves that rotate together
-    /// interleaved (see [`paired`]), give `[B, H * E]`. Its own keys and values go into column [`Cache::used`].
-    pub(crate) fn attend(&mut self, index: usize, projected: Tensor) -> Tensor {
-        let Sizes { heads, kv_heads, width, kind, .. } = self.sizes;
-        let (groups, rows, repeat) = (self.groups, self.rows, self.sizes.repeat());
-        let layer = &self.layers[index];
-        let projected = projected.to_kind(Kind::Float).view([groups, rows, heads + 2 * kv_heads, width]);
-        let rotated = projected.narrow(2, 0, heads + kv_heads).view([groups, rows, heads + kv_heads, width / 2, 2]);
-        let _ = rotated.view_as_complex().multiply_(&self.rotations.get(self.used));
-
-        let own = projected.narrow(2, heads, 2 * kv_heads).view([groups, rows, 2, kv_heads, width]);
-        layer.own.select(4, self.used).copy_(&own.permute([2, 0, 3, 1, 4]));
-        let [own_keys, own_values] = [0, 1].map(|which| {
-            layer.own.get(which).narrow(3, 0, self.used + 1).view([groups * kv_heads * rows, self.used + 1, width])
-        });
-        let q = projected.narrow(2, 0, heads).view([groups, rows, kv_heads, repeat, width]).transpose(1, 2);
-        let q = q.contiguous().to_kind(kind).view([groups * kv_heads, rows * repeat, width]);
-
-        // One softmax over both parts. The scale is the product's factor, the bias what it is added to.
-        let scale = (width as f64).powf(-0.5);
-        let [prompt_keys, prompt_values] = &layer.prompt;
-        let on_prompt = self.prompt_bias.baddbmm(&q, &prompt_keys.transpose(1, 2), 1.0, scale);
-        let by_row = q.view([-1, repeat, width]);
-        let on_own = self.own_bias.narrow(2, 0, self.used + 1).baddbmm(&by_row, &own_keys.transpose(1, 2), 1.0, scale);
-        let on_own = on_own.view([groups * kv_heads, rows * repeat, -1]);
-        let weights = Tensor::cat(&[on_prompt, on_own], -1).softmax(-1, Kind::Float);
-        let weights = weights.to_kind(kind);
-        let prompt = prompt_keys.size()[1];
-        let out = weights.narrow(2, 0, prompt).bmm(prompt_values);
-        let seen = out.size()[2] - width;
-        if seen > 0 {
-            self.seen.push(out.narrow(2, width, seen));
-        }
-        let out = out.narrow(2, 0, width).view([-1, repeat, width]);
-        let on_own = weights.narrow(2, prompt, self.used + 1).view([-1, repeat, self.used + 1]);
-        let out = out.baddbmm(&on_own, &own_values, 1.0, 1.0).view([groups, kv_heads, rows, repeat, width]);
-        out.transpose(1, 2).reshape([-1, heads * width])
-    }
-
     /// The newest token has gone through all layers.
     pub(crate) fn advance(&mut self) {
         self.used += 1;
-    }
-
-    /// Frame attention of the newest token, mean over heads, `[L, B, F]` f32; it is handed out once.
-    pub(crate) fn seen(&mut self) -> Option<Tensor> {
-        let layers = std::mem::take(&mut self.seen);
-        let by_head = (!layers.is_empty()).then(|| Tensor::stack(&layers, 0))?;
-        let by_head =
-            by_head.view([-1, self.groups, self.sizes.kv_heads, self.rows, self.sizes.repeat(), self.sizes.frames]);
-        Some(by_head.mean_dim([2, 4].as_slice(), false, Kind::Float).flatten(1, 2))
     }
 }
 
 impl Layer {
     /// `groups` with `rows` each behind prompts of `prompt` tokens, and `frames` marks beside each value, in this room or, if
     /// it is too small, in one of their own. What was in it before stays there until it is written over: nobody sees it.
-    fn within(mut room: [Tensor; 3], sizes: &Sizes, frames: i64, [groups, rows, prompt]: [i64; 3]) -> Self {
+    fn within(mut room: [Room; 3], sizes: &Sizes, frames: i64, [groups, rows, prompt]: [i64; 3]) -> Self {
         let prompts = groups * sizes.kv_heads;
         let [keys, values, own] = &mut room;
         Self {
             prompt: [
-                placed(keys, &[prompts, prompt, sizes.width]),
-                placed(values, &[prompts, prompt, sizes.width + frames]),
+                keys.shaped(&[prompts, prompt, sizes.width]),
+                values.shaped(&[prompts, prompt, sizes.width + frames]),
             ],
-            own: placed(own, &[2, groups, sizes.kv_heads, rows, sizes.columns, sizes.width]),
+            own: own.shaped(&[2, groups, sizes.kv_heads, rows, sizes.columns, sizes.width]),
             room,
         }
     }
@@ -242,16 +200,6 @@ impl Layer {
         }
         new
     }
-}
-
-/// A tensor of this shape at the beginning of `room`, which is made anew if it is too small.
-fn placed(room: &mut Tensor, shape: &[i64]) -> Tensor {
-    let (needed, options) = (shape.iter().product(), (room.kind(), room.device()));
-    if (room.numel() as i64) < needed {
-        *room = Tensor::new(); // gone before the larger one comes
-        *room = Tensor::zeros([needed], options);
-    }
-    room.narrow(0, 0, needed).view(shape)
 }
 
 /// Where those who stay were.
