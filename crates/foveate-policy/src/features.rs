@@ -3,15 +3,19 @@
 use quick_cache::{Weighter, unsync::Cache};
 use tch::Tensor;
 
-/// Features by the fingerprint of their patches, up to a number of bytes; those of little use are forgotten first.
+/// Fingerprints of patches whose features are computed together. Rows of a product are rounded differently in another
+/// company: only what was computed in the same is the same to the bit, whatever was asked for before.
+type Company = [[u8; 32]];
+
+/// Features by the fingerprints of their patches, up to a number of bytes; those of little use are forgotten first.
 #[derive(Debug)]
-pub(crate) struct FeatureCache(Cache<[u8; 32], Tensor, Bytes>);
+pub(crate) struct FeatureCache(Cache<Box<Company>, Tensor, Bytes>);
 
 #[derive(Debug, Clone)]
 struct Bytes;
 
-impl Weighter<[u8; 32], Tensor> for Bytes {
-    fn weight(&self, _: &[u8; 32], features: &Tensor) -> u64 {
+impl Weighter<Box<Company>, Tensor> for Bytes {
+    fn weight(&self, _: &Box<Company>, features: &Tensor) -> u64 {
         (features.numel() * features.kind().elt_size_in_bytes()) as u64
     }
 }
@@ -23,31 +27,13 @@ impl FeatureCache {
     }
 
     /// The kept features, or those that `compute` gives.
-    pub(crate) fn get_or(&mut self, fingerprint: [u8; 32], compute: impl FnOnce() -> Tensor) -> Tensor {
-        if let Some(features) = self.0.get(&fingerprint) {
+    pub(crate) fn get_or(&mut self, fingerprints: &Company, compute: impl FnOnce() -> Tensor) -> Tensor {
+        if let Some(features) = self.0.get(fingerprints) {
             return features.shallow_clone();
         }
         let features = compute();
-        self.0.insert(fingerprint, features.shallow_clone());
+        self.0.insert(fingerprints.into(), features.shallow_clone());
         features
-    }
-
-    /// The same of many: `compute` is given the places of those that are not kept, and gives theirs in this order.
-    pub(crate) fn get_all(
-        &mut self,
-        fingerprints: &[[u8; 32]],
-        compute: impl FnOnce(&[usize]) -> Vec<Tensor>,
-    ) -> Vec<Tensor> {
-        let kept = |fingerprint| self.0.get(fingerprint).map(Tensor::shallow_clone);
-        let mut found: Vec<Option<Tensor>> = fingerprints.iter().map(kept).collect();
-        let missing: Vec<usize> = (0..found.len()).filter(|place| found[*place].is_none()).collect();
-        if !missing.is_empty() {
-            for (place, features) in missing.iter().zip(compute(&missing)) {
-                self.0.insert(fingerprints[*place], features.shallow_clone());
-                found[*place] = Some(features);
-            }
-        }
-        found.into_iter().flatten().collect()
     }
 }
 
@@ -66,7 +52,7 @@ mod tests {
         let mut cache = FeatureCache::new(24); // two of 12 bytes
         let mut computed = 0;
         for name in [1, 2, 1, 2, 1, 3, 1, 4, 5, 6] {
-            let found = cache.get_or([name; 32], || {
+            let found = cache.get_or(&[[name; 32]], || {
                 computed += 1;
                 features(name)
             });
@@ -78,23 +64,20 @@ mod tests {
     }
 
     #[test]
-    fn of_many_those_are_computed_that_are_not_kept() {
+    fn the_same_patches_in_another_company_are_others() {
         let mut cache = FeatureCache::new(1024);
-        let _ = cache.get_or([2; 32], || features(2));
-        let names = [1, 2, 3].map(|name| [name; 32]);
-        let found = cache.get_all(&names, |missing| {
-            assert_eq!(missing, [0, 2]);
-            missing.iter().map(|place| features(names[*place][0])).collect()
-        });
-        assert_eq!(found, [features(1), features(2), features(3)]);
-        assert_eq!(cache.get_all(&names, |_| panic!("all are kept")).len(), 3);
+        for (name, company) in [(0, vec![1, 2]), (1, vec![1]), (2, vec![2, 1]), (3, vec![1, 2, 3])] {
+            let company: Vec<_> = company.into_iter().map(|name| [name; 32]).collect();
+            assert_eq!(cache.get_or(&company, || features(name)), features(name));
+        }
+        assert_eq!(cache.get_or(&[[1; 32], [2; 32]], || features(9)), features(0));
     }
 
     #[test]
     fn what_is_larger_than_the_cache_is_not_kept() {
         let mut cache = FeatureCache::new(8);
         for _ in 0..2 {
-            let _ = cache.get_or([0; 32], || features(0));
+            let _ = cache.get_or(&[[0; 32]], || features(0));
         }
         assert!(cache.0.is_empty());
     }

@@ -227,7 +227,7 @@ impl Vlm {
         let mut cache = self.features.borrow_mut();
         let features = media
             .iter()
-            .map(|medium| cache.get_or(medium.patches().fingerprint(), || no_grad(|| self.features_of(medium))));
+            .map(|medium| cache.get_or(&[medium.patches().fingerprint()], || no_grad(|| self.features_of(medium))));
         joined(features.collect())
     }
 

@@ -144,11 +144,8 @@ impl Selector {
         };
         let (before, after) = (ids(before)?, ids(question)?);
         let names: Vec<_> = frames.iter().map(|patches| patches.fingerprint()).collect();
-        let features = self.features.borrow_mut().get_all(&names, |missing| {
-            let missing: Vec<_> = missing.iter().map(|place| frames[*place]).collect();
-            no_grad(|| self.pooled(&missing, [h as i64, w as i64]))
-        });
-        let features = Tensor::stack(&features, 0);
+        let features =
+            self.features.borrow_mut().get_or(&names, || no_grad(|| self.pooled(frames, [h as i64, w as i64])));
         let candidates = Candidates { features, before, after };
         let (positions, most) = (candidates.positions() as i64, self.backbone.most_positions());
         if positions > most {
@@ -157,8 +154,8 @@ impl Selector {
         Ok(candidates)
     }
 
-    /// Features of each frame, neighbouring tokens pooled: `[U, V]` each.
-    fn pooled(&self, frames: &[&Patches], [h, w]: [i64; 2]) -> Vec<Tensor> {
+    /// Features of frames, neighbouring tokens pooled: `[F, U, V]`.
+    fn pooled(&self, frames: &[&Patches], [h, w]: [i64; 2]) -> Tensor {
         let merge = self.config.vision.spatial_merge_size;
         let patches: Vec<_> = frames.iter().map(|patches| patches.pixels.as_standard_layout()).collect();
         let apart: Vec<&[f32]> = patches.iter().filter_map(|patches| patches.as_slice()).collect();
@@ -166,8 +163,7 @@ impl Selector {
         let pool = [self.config.pool; 2];
         let grid = features.view([frames.len() as i64, h / merge, w / merge, -1]).permute([0, 3, 1, 2]);
         let pooled = wide(&grid).avg_pool2d(pool, pool, [0, 0], true, false, None).to_kind(features.kind());
-        // Copies: what is kept of one frame must not hold those of all others.
-        pooled.flatten(2, 3).transpose(1, 2).unbind(0).iter().map(|frame| frame.contiguous().copy()).collect()
+        pooled.flatten(2, 3).transpose(1, 2).contiguous()
     }
 
     /// Embeddings of the prompt, `[1, P, D]`, and the position of each frame's last token, `[F]`.
