@@ -114,7 +114,7 @@ pub(crate) struct Batch {
     looked: i64,               // columns at the last look
     pub(crate) tokens: Tensor, // [B], not yet in the cache
     ended: Tensor,             // [B] bool
-    end: Room,                 // [B] bool
+    ends_now: Room,            // [B] bool
     places: Tensor,            // [T, B], the record that the token after column t goes to
     pub(crate) cache: Cache,
 }
@@ -132,7 +132,7 @@ impl Batch {
             looked: 0,
             tokens: none(Kind::Int64),
             ended: none(Kind::Bool),
-            end: Room::new(Kind::Bool, sizes.device),
+            ends_now: Room::new(Kind::Bool, sizes.device),
             places: none(Kind::Int64),
             cache: Cache::empty(sizes),
         }
@@ -271,8 +271,8 @@ impl Batch {
 
     /// The next token of every row.
     pub(crate) fn push(&mut self, tokens: &Tensor, ends: &Tensor) {
-        let end = ends.index_select_out(&self.end.shaped(&tokens.size()), 0, tokens);
-        let _ = self.ended.logical_or_(&end);
+        let now = ends.index_select_out(&self.ends_now.shaped(&tokens.size()), 0, tokens);
+        let _ = self.ended.logical_or_(&now);
         self.tokens.copy_(tokens);
     }
 }

@@ -75,7 +75,7 @@ struct Generation<'a> {
     draws: &'a [Draw<'a>],
     params: &'a SamplingParams,
     head: Head,
-    logits: LogitRooms,
+    logit_rooms: LogitRooms,
     sampler: Sampler,
     decoder: Decoder<'a>,
     sizes: Sizes,
@@ -116,14 +116,14 @@ impl<'a> Generation<'a> {
         let head = model.head(params.temperature);
         Self {
             ends: ends.index_fill(0, &Tensor::from_slice(&in_vocabulary).to_device(device), 1),
-            logits: head.rooms(),
+            logit_rooms: head.rooms(),
+            repetition: Repetition::new(draws, params, &head),
             head,
             sampler: Sampler::new(params, device),
             decoder: Decoder::new(&model.text),
             uniforms: uniforms(draws, params.max_new_tokens, device),
             uniform: Room::new(Kind::Float, device),
             records: Records::new(&sizes, Layout::new(draws), params.max_new_tokens, params.observe),
-            repetition: Repetition::new(draws, params, text.vocab_size),
             model,
             draws,
             params,
@@ -171,7 +171,7 @@ impl<'a> Generation<'a> {
                 .frame_attention
                 .unwrap_or_else(|| Tensor::zeros([layers, 0], (Kind::Float, self.sizes.device)));
             let missing = self.sizes.frames - own.size()[1];
-            frames.push(own.constant_pad_nd([0, missing]));
+            frames.push(own.constant_pad_nd([0, missing]).to_kind(Kind::Float));
         }
         let hidden = Tensor::stack(&hidden, 0).repeat_interleave_self_int(rows, 0, None);
         let frames = Tensor::stack(&frames, 1).repeat_interleave_self_int(rows, 1, None); // [L, rows, F]
@@ -180,10 +180,11 @@ impl<'a> Generation<'a> {
         Ok(())
     }
 
-    /// The next token of every row from its hidden state `[B, D]`, recorded in its place; until the next call.
+    /// The next token of every row from its hidden state `[B, D]`, also recorded in its place. The ids `[B]` are good until
+    /// the next call.
     fn draw(&mut self, hidden: &Tensor, frame_attention: Option<&Tensor>, places: &Tensor) -> Tensor {
         let uniform = self.uniforms.index_select_out(&self.uniform.shaped(&places.size()), 0, places);
-        let mut logits = self.head.logits_within(hidden, &mut self.logits);
+        let mut logits = self.head.logits_within(hidden, &mut self.logit_rooms);
         if let Some(repetition) = &mut self.repetition {
             logits = repetition.penalised(&logits, places);
         }

@@ -42,7 +42,8 @@ impl Records {
         }
     }
 
-    /// Writes what was seen of B tokens, whose places `[B]` these are: hidden states `[B, D]`, frame attention `[L, B, F]`.
+    /// Writes what was seen of B tokens, whose places `[B]` these are: also hidden states `[B, D]` and frame attention
+    /// `[L, B, F]`.
     pub(crate) fn put(&mut self, places: &Tensor, drawn: &Drawn, hidden: &Tensor, frame_attention: Option<&Tensor>) {
         let _ = self.ids.index_copy_(0, places, &drawn.ids);
         let _ = self.logprobs.index_copy_(0, places, &drawn.logprobs);

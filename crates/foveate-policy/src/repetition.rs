@@ -3,7 +3,8 @@
 use tch::{Kind, Tensor};
 
 use crate::{
-    room::Room,
+    head::Head,
+    room::{Room, number},
     sample::{Draw, SamplingParams},
 };
 
@@ -19,44 +20,42 @@ pub(crate) struct Repetition {
     rows: Room,         // [B]
     of_rows: Room,      // [B, V] bool, as is the next one
     negative: Room,
-    divided: Room, // [B, V] f32, as are the next ones
+    divided: Room, // [B, V], as is the next one
     multiplied: Room,
-    lowered: Room,
 }
 
 impl Repetition {
     /// With every completion's prompt noted; `None` if nothing is penalised.
-    pub(crate) fn new(draws: &[Draw<'_>], params: &SamplingParams, vocabulary: i64) -> Option<Self> {
+    pub(crate) fn new(draws: &[Draw<'_>], params: &SamplingParams, head: &Head) -> Option<Self> {
         if params.repetition_penalty == 1.0 {
             return None;
         }
-        let device = draws.first()?.prompt.ids.device();
+        let (vocabulary, device) = (head.vocabulary(), draws.first()?.prompt.ids.device());
         let of_prompt = |draw: &Draw<'_>| {
             let row = Tensor::zeros([vocabulary], (Kind::Bool, device)).index_fill(0, &draw.prompt.ids, 1);
             row.unsqueeze(0).expand([draw.completions as i64, vocabulary], false)
         };
         let none = Tensor::zeros([1, vocabulary], (Kind::Bool, device));
         let rows: Vec<Tensor> = draws.iter().map(of_prompt).chain([none]).collect();
-        Some(Self::of(params.repetition_penalty, params.max_new_tokens as i64, Tensor::cat(&rows, 0)))
+        let (penalty, length) = (params.repetition_penalty, params.max_new_tokens as i64);
+        Some(Self::of(penalty, length, Tensor::cat(&rows, 0), head.logits_kind()))
     }
 
-    fn of(penalty: f64, length: i64, seen: Tensor) -> Self {
+    fn of(penalty: f64, length: i64, seen: Tensor, kind: Kind) -> Self {
         let device = seen.device();
         let room = |kind| move || Room::new(kind, device);
-        let [float, mask] = [Kind::Float, Kind::Bool].map(room);
+        let [logits, mask] = [kind, Kind::Bool].map(room);
         Self {
-            // Tensors, since libtorch would make one of every number that it is given.
-            length: Tensor::from(length).to_device(device),
-            vocabulary: Tensor::from(seen.size()[1]).to_device(device),
-            penalty: Tensor::from(penalty as f32).to_device(device),
-            zero: Tensor::from(0_f32).to_device(device),
+            length: number(length, Kind::Int64, device),
+            vocabulary: number(seen.size()[1], Kind::Int64, device),
+            penalty: number(penalty, kind, device),
+            zero: number(0.0, kind, device),
             seen,
             rows: Room::new(Kind::Int64, device),
             of_rows: mask(),
             negative: mask(),
-            divided: float(),
-            multiplied: float(),
-            lowered: float(),
+            divided: logits(),
+            multiplied: logits(),
         }
     }
 
@@ -72,7 +71,7 @@ impl Repetition {
         let negative = logits.lt_tensor_out(&self.negative.shaped(&shape), &self.zero);
         let divided = logits.divide_out(&self.divided.shaped(&shape), &self.penalty);
         let multiplied = logits.multiply_out(&self.multiplied.shaped(&shape), &self.penalty);
-        let lowered = multiplied.where_self_out(&self.lowered.shaped(&shape), &negative, &divided);
+        let lowered = multiplied.where_self_out(&multiplied, &negative, &divided);
         lowered.where_self_out(&divided, &seen, logits)
     }
 
@@ -90,7 +89,7 @@ mod tests {
     #[test]
     fn seen_tokens_lose_whatever_the_sign_of_their_logit() {
         let seen = Tensor::from_slice(&[true, true, false, false, false, false]).view([2, 3]);
-        let mut repetition = Repetition::of(2.0, 4, seen);
+        let mut repetition = Repetition::of(2.0, 4, seen, Kind::Float);
         let logits = Tensor::from_slice(&[1.0f32, -1.0, 3.0, 1.0, -1.0, 3.0]).view([2, 3]);
         let places = Tensor::from_slice(&[2i64, 5]);
         let penalised =

@@ -1,6 +1,8 @@
-//! Memory that is made once and written again and again, so that a drawn token makes no tensor of its own.
+//! Memory that is made once and written again and again, so that a drawn token asks for none.
 
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind, Scalar, Tensor};
+
+use crate::head::chunks;
 
 /// Room for a tensor that is written anew at every use. What was there before is still there until then.
 #[derive(Debug)]
@@ -33,11 +35,24 @@ impl Room {
         if x.kind() == self.0.kind() && x.is_contiguous() {
             return x.shallow_clone();
         }
-        let copy = self.shaped(&x.size());
-        // As three dimensions: libtorch would transpose a matrix by way of a tensor of its own.
-        copy.unsqueeze(0).copy_(&x.unsqueeze(0));
+        let mut copy = self.shaped(&x.size());
+        if x.is_contiguous() || x.dim() != 2 {
+            copy.copy_(x);
+            return copy;
+        }
+        // A matrix that is transposed: in parts that stay in the processor's memory, and as three dimensions, because libtorch
+        // would go by way of a tensor of its own.
+        for (start, columns) in chunks(x.size()[1], 2048) {
+            let part = |x: &Tensor| x.narrow(1, start, columns).unsqueeze(0);
+            part(&copy).copy_(&part(x));
+        }
         copy
     }
+}
+
+/// A number as a tensor of no dimension: libtorch would make one at every use of a plain number.
+pub(crate) fn number(number: impl Into<Scalar>, kind: Kind, device: Device) -> Tensor {
+    Tensor::full([0_i64; 0], number, (kind, device))
 }
 
 #[cfg(test)]

@@ -110,7 +110,7 @@ pub fn allocations<T>(work: impl FnOnce() -> T) -> Result<(T, u64), PolicyError>
 
     impl Drop for Counting {
         fn drop(&mut self) {
-            // SAFETY: it was begun by this thread, which no other value of this type leaves, and is ended once.
+            // SAFETY: a raw pointer stays in its thread; it is ended once, the newest first, being local to its call.
             unsafe { foveate_end_counting(self.0) }
         }
     }

@@ -5,7 +5,11 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
 
-use crate::{PolicyError, input::Encoded, room::Room};
+use crate::{
+    PolicyError,
+    input::Encoded,
+    room::{Room, number},
+};
 
 /// What is kept of generation beside its tokens; nothing by default. All of it comes from numbers that generation forms
 /// anyway.
@@ -123,7 +127,7 @@ pub(crate) fn uniforms(draws: &[Draw<'_>], length: usize, device: Device) -> Ten
     Tensor::from_slice(&numbers).to_device(device)
 }
 
-/// A token for each of B rows, until the next are drawn.
+/// A token for each of B rows, good until the next are drawn.
 #[derive(Debug)]
 pub(crate) struct Drawn {
     /// Ids, `[B]`.
@@ -139,7 +143,8 @@ pub(crate) struct Drawn {
 pub(crate) struct Sampler {
     temperature: f64,
     top_p: f64,
-    limits: [Tensor; 2], // [], top-p and 0: libtorch would make tensors of the numbers
+    limit: Tensor, // [], top-p
+    zero: Tensor,  // []
     top_k: usize,
     observe_entropy: bool,
     probabilities: Room, // [B, V], as are the next ones
@@ -151,13 +156,13 @@ pub(crate) struct Sampler {
     order: Room,
     outside: Room,
     not_first: Room,
-    total: Room, // [B], as are the next ones
+    total: Room, // [B, 1], as are the next ones
     threshold: Room,
     passed: Room,
     last: Room,
     ids: Room,
     logprobs: Room,
-    entropy: Room,
+    entropy: Room, // [B]
 }
 
 impl Sampler {
@@ -167,7 +172,8 @@ impl Sampler {
         Self {
             temperature: params.temperature,
             top_p: params.top_p,
-            limits: [params.top_p, 0.0].map(|limit| Tensor::full([], limit, (Kind::Float, device))),
+            limit: number(params.top_p, Kind::Float, device),
+            zero: number(0.0, Kind::Float, device),
             top_k: params.top_k,
             observe_entropy: params.observe.entropy,
             probabilities: float(),
@@ -233,9 +239,8 @@ impl Sampler {
         let (mut sorted, order) = (self.sorted.shaped(&few), self.order.shaped(&few));
         let _ = probabilities.topk_values(&sorted, &order, keep, -1, true, true);
         let before = sorted.cumsum_out(&self.before.shaped(&few), -1, Kind::Float).subtract_(&sorted);
-        let [top_p, zero] = &self.limits;
-        let mut outside = before.ge_tensor_out(&self.outside.shaped(&few), top_p);
-        let _ = outside.logical_and_(&before.gt_tensor_out(&self.not_first.shaped(&few), zero));
+        let mut outside = before.ge_tensor_out(&self.outside.shaped(&few), &self.limit);
+        let _ = outside.logical_and_(&before.gt_tensor_out(&self.not_first.shaped(&few), &self.zero));
         let _ = sorted.masked_fill_(&outside, 0.0);
         self.kept.shaped(&shape).zero_().scatter_(-1, &order, &sorted)
     }

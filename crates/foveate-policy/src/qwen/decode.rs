@@ -55,7 +55,8 @@ impl<'a> Decoder<'a> {
         Self { model, layers: fused.collect(), rooms: Rooms::new(&model.norm) }
     }
 
-    /// One generated token per row: ids `[B]` -> hidden `[B, D]`, until the next call; its keys and values go into `cache`.
+    /// One generated token per row: ids `[B]` -> hidden `[B, D]`, good until the next call; its keys and values go into
+    /// `cache`.
     pub(crate) fn decode_one_token(&mut self, ids: &Tensor, cache: &mut Cache) -> Tensor {
         let Self { model, layers, rooms } = self;
         let (rows, hidden) = (ids.size()[0], model.norm.weight.size()[0]);
@@ -93,9 +94,9 @@ struct Rooms {
 }
 
 impl Rooms {
-    fn new(weight: &RmsNorm) -> Self {
-        let room = || Room::new(weight.weight.kind(), weight.weight.device());
-        Self { x: room(), projected: room(), gate: room(), up: room(), down: room(), norm: NormRooms::new(weight) }
+    fn new(norm: &RmsNorm) -> Self {
+        let room = || Room::new(norm.weight.kind(), norm.weight.device());
+        Self { x: room(), projected: room(), gate: room(), up: room(), down: room(), norm: NormRooms::new(norm) }
     }
 }
 

@@ -8,7 +8,7 @@ use foveate_policy::{
 use proptest::prelude::*;
 use tch::{Device, Kind, Tensor, no_grad};
 
-use crate::common::{END, Part, SPECIAL, VOCABULARY, assert_close, plain_prompt, prompt, random};
+use crate::common::{END, Part, SPECIAL, VOCABULARY, assert_close, config, plain_prompt, prompt, random, random_with};
 
 fn model(seed: i64) -> Vlm {
     random(&LoadOptions { trainable: Trainable::Nothing, ..LoadOptions::default() }, seed)
@@ -143,18 +143,35 @@ fn a_further_token_asks_for_no_memory() {
         SamplingParams { temperature: 0.0, ..params(1) },
         SamplingParams { temperature: 1.0, repetition_penalty: 1.2, ..params(1) },
     ];
-    let model = model(1);
+    let mut config = config();
+    config["vocab_size"] = 3000.into();
+    let model = random_with(&config, &LoadOptions { trainable: Trainable::Nothing, ..LoadOptions::default() }, 1);
     let encoded = mixed().map(|prompt| model.encode(&prompt).unwrap());
-    let draws: Vec<_> = (0..).zip(&encoded).map(|(at, prompt)| group(at, prompt, 9)).collect();
-    for case in cases {
+    for (completions, case) in [1, 9].into_iter().flat_map(|completions| cases.map(|case| (completions, case))) {
+        let draws: Vec<_> = (0..).zip(&encoded).map(|(at, prompt)| group(at, prompt, completions)).collect();
         let [few, many] = [8, 40].map(|max_new_tokens| {
             let params = SamplingParams { max_new_tokens, ..case };
             let (rollouts, count) = allocations(|| model.rollout(&draws, &params, &[]).unwrap()).unwrap();
             assert!(rollouts.iter().flat_map(|rollout| &rollout.ids).all(|ids| ids.len() == max_new_tokens));
             count
         });
-        assert_eq!(few, many, "{case:?}");
+        assert_eq!(few, many, "{completions} {case:?}");
     }
+}
+
+#[test]
+fn a_model_in_f64_draws_with_every_setting() {
+    let kind = Kind::Double;
+    let model = random(&LoadOptions { kind, trainable: Trainable::Nothing, ..LoadOptions::default() }, 1);
+    let encoded = prompts().map(|prompt| model.encode(&prompt).unwrap());
+    let draws: Vec<_> = (0..).zip(&encoded).map(|(index, prompt)| group(index, prompt, 3)).collect();
+    let observe = Observe { frame_layers: Some(Layers::All), hidden: true, entropy: true };
+    let params = SamplingParams { top_p: 0.9, top_k: 20, observe, ..params(9) };
+    for (encoded, rollout) in encoded.iter().zip(draw(&model, &draws, &params)) {
+        assert_teacher_forced(&model, encoded, &rollout, params.temperature, 1e-4);
+    }
+    let penalised = draw(&model, &draws, &SamplingParams { repetition_penalty: 1.2, ..params });
+    assert_ne!(draw(&model, &draws, &params), penalised);
 }
 
 #[test]

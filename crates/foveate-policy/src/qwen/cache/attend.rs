@@ -3,11 +3,11 @@
 use tch::{Kind, Tensor};
 
 use super::{Cache, Sizes};
-use crate::room::Room;
+use crate::room::{Room, number};
 
 /// What attention of a token is formed in, layer after layer.
 #[derive(Debug)]
-pub(super) struct Desk {
+pub(super) struct AttendRooms {
     scale: Tensor,   // [], of the scores
     share: Tensor,   // [], of a head in the mean
     projected: Room, // [N, C, H + 2K, E] f32
@@ -24,16 +24,13 @@ pub(super) struct Desk {
     seen: Room,      // [L, B, F] f32
 }
 
-impl Desk {
-    /// Room for every token of a rectangle of so many groups and rows, behind prompts of this length.
-    pub(super) fn new(sizes: &Sizes, [groups, rows, prompt]: [i64; 3]) -> Self {
+impl AttendRooms {
+    pub(super) fn new(sizes: &Sizes) -> Self {
         let room = |kind| Room::new(kind, sizes.device);
         let [typed, wide] = [sizes.kind, Kind::Float].map(|kind| move || room(kind));
-        // Tensors, since libtorch would make one of every number that it is given.
-        let number = |number: f64| Tensor::full([], number, (Kind::Float, sizes.device));
-        let mut desk = Self {
-            scale: number((sizes.width as f64).powf(-0.5)),
-            share: number(1.0 / sizes.heads as f64),
+        Self {
+            scale: number((sizes.width as f64).powf(-0.5), Kind::Float, sizes.device),
+            share: number(1.0 / sizes.heads as f64, Kind::Float, sizes.device),
             projected: wide(),
             queries: typed(),
             on_prompt: typed(),
@@ -46,30 +43,33 @@ impl Desk {
             attended: typed(),
             by_row: typed(),
             seen: wide(),
-        };
-        // The others never grow within a rectangle.
-        let heads = groups * rows * sizes.heads;
-        desk.on_own.reserve(heads * sizes.columns);
-        let joined = heads * (prompt + sizes.columns);
-        desk.scores.reserve(joined);
-        desk.weights.reserve(joined);
-        if sizes.kind != Kind::Float {
-            desk.typed.reserve(joined);
         }
-        desk
+    }
+
+    /// Makes room for every token of a rectangle of so many groups and rows, behind prompts of this length, where it grows
+    /// from token to token.
+    pub(super) fn reserve(&mut self, sizes: &Sizes, [groups, rows, prompt]: [i64; 3]) {
+        let heads = groups * rows * sizes.heads;
+        let joined = heads * (prompt + sizes.columns);
+        self.on_own.reserve(heads * sizes.columns);
+        self.scores.reserve(joined);
+        self.weights.reserve(joined);
+        if sizes.kind != Kind::Float {
+            self.typed.reserve(joined);
+        }
     }
 }
 
 impl Cache {
     /// Attention of one new token per row: its projections `[(H + 2K) * E, B]`, with the halves that rotate together
-    /// interleaved (see [`super::paired`]), give `[B, H * E]`, until the next call. Its own keys and values go into column
-    /// [`Cache::used`].
+    /// interleaved (see [`super::paired`]), give `[B, H * E]`, good until the next call. Its own keys and values go into
+    /// column [`Cache::used`].
     pub(crate) fn attend(&mut self, index: usize, projected: &Tensor) -> Tensor {
         let Sizes { heads, kv_heads, width, .. } = self.sizes;
         let (groups, rows, repeat, used) = (self.groups, self.rows, self.sizes.repeat(), self.used + 1);
-        let (layer, desk) = (&self.layers[index], &mut self.desk);
+        let (layer, rooms) = (&self.layers[index], &mut self.rooms);
 
-        let mut turned = desk.projected.shaped(&[groups, rows, heads + 2 * kv_heads, width]);
+        let mut turned = rooms.projected.shaped(&[groups, rows, heads + 2 * kv_heads, width]);
         turned.copy_(&projected.view([heads + 2 * kv_heads, width, groups, rows]).permute([2, 3, 0, 1]));
         let rotated = turned.narrow(2, 0, heads + kv_heads).view([groups, rows, heads + kv_heads, width / 2, 2]);
         let _ = rotated.view_as_complex().multiply_(&self.rotations.get(self.used));
@@ -79,43 +79,43 @@ impl Cache {
         let [own_keys, own_values] =
             [0, 1].map(|which| layer.own.get(which).narrow(3, 0, used).view([groups * kv_heads * rows, used, width]));
         let q = turned.narrow(2, 0, heads).view([groups, rows, kv_heads, repeat, width]).transpose(1, 2);
-        let by_head = desk.queries.shaped(&[groups, kv_heads, rows, repeat, width]);
-        let q = q.multiply_out(&by_head, &desk.scale).view([groups * kv_heads, rows * repeat, width]);
+        let by_head = rooms.queries.shaped(&[groups, kv_heads, rows, repeat, width]);
+        let q = q.multiply_out(&by_head, &rooms.scale).view([groups * kv_heads, rows * repeat, width]);
 
         // One softmax over both parts.
         let [prompt_keys, prompt_values] = &layer.prompt;
         let prompt = prompt_keys.size()[1];
-        let on_prompt = desk.on_prompt.shaped(&[groups * kv_heads, rows * repeat, prompt]);
+        let on_prompt = rooms.on_prompt.shaped(&[groups * kv_heads, rows * repeat, prompt]);
         let _ = self.prompt_bias.baddbmm_out(&on_prompt, &q, &prompt_keys.transpose(1, 2));
-        let on_own = desk.on_own.shaped(&[groups * kv_heads * rows, repeat, used]);
+        let on_own = rooms.on_own.shaped(&[groups * kv_heads * rows, repeat, used]);
         let own_bias = self.own_bias.narrow(2, 0, used);
         let _ = own_bias.baddbmm_out(&on_own, &q.view([-1, repeat, width]), &own_keys.transpose(1, 2));
         let both = [groups * kv_heads, rows * repeat, prompt + used];
-        let [scores, weights] = [&mut desk.scores, &mut desk.weights].map(|room| room.shaped(&both));
+        let [scores, weights] = [&mut rooms.scores, &mut rooms.weights].map(|room| room.shaped(&both));
         let _ = Tensor::cat_out(&scores, &[on_prompt, on_own.view([both[0], both[1], used])], -1);
         let _ = scores.softmax_int_out(&weights, -1, Kind::Float);
-        let weights = desk.typed.holding(&weights);
+        let weights = rooms.typed.holding(&weights);
 
         let marks = prompt_values.size()[2] - width;
         let summed = if marks > 0 {
             let seen = (index + self.sizes.seen_layers - self.sizes.layers) as i64;
-            desk.marked.shaped(&[self.sizes.seen_layers as i64, both[0], both[1], width + marks]).get(seen)
+            rooms.marked.shaped(&[self.sizes.seen_layers as i64, both[0], both[1], width + marks]).get(seen)
         } else {
-            desk.summed.shaped(&[both[0], both[1], width])
+            rooms.summed.shaped(&[both[0], both[1], width])
         };
         let _ = weights.narrow(2, 0, prompt).bmm_out(&summed, prompt_values);
         let summed = summed.narrow(2, 0, width).view([-1, repeat, width]);
         let on_own = weights.narrow(2, prompt, used).view([-1, repeat, used]);
-        let attended = desk.attended.shaped(&[groups * kv_heads * rows, repeat, width]);
+        let attended = rooms.attended.shaped(&[groups * kv_heads * rows, repeat, width]);
         let _ = summed.baddbmm_out(&attended, &on_own, &own_values);
 
-        let mut by_row = desk.by_row.shaped(&[groups, rows, kv_heads, repeat, width]);
+        let mut by_row = rooms.by_row.shaped(&[groups, rows, kv_heads, repeat, width]);
         by_row.copy_(&attended.view([groups, kv_heads, rows, repeat, width]).transpose(1, 2));
         by_row.view([groups * rows, heads * width])
     }
 
-    /// Frame attention of the token that has last gone through all layers, mean over heads, `[L, B, F]` f32, until the
-    /// next one goes; `None` if it is not seen.
+    /// Frame attention of the token that has last gone through all layers, mean over heads, `[L, B, F]` f32, good
+    /// until the next one goes; `None` if it is not seen.
     pub(crate) fn seen(&mut self) -> Option<Tensor> {
         let Sizes { kv_heads, width, frames, .. } = self.sizes;
         let (layers, groups, rows, repeat) =
@@ -123,10 +123,10 @@ impl Cache {
         if layers * frames == 0 {
             return None;
         }
-        let marked = self.desk.marked.shaped(&[layers, groups, kv_heads, rows, repeat, width + frames]);
-        let seen = self.desk.seen.shaped(&[layers, groups, rows, frames]);
+        let marked = self.rooms.marked.shaped(&[layers, groups, kv_heads, rows, repeat, width + frames]);
+        let seen = self.rooms.seen.shaped(&[layers, groups, rows, frames]);
         let by_head = marked.narrow(5, width, frames);
         let mut sum = by_head.sum_intlist_out(&seen, [2, 4].as_slice(), false, Kind::Float);
-        Some(sum.g_mul_(&self.desk.share).view([layers, groups * rows, frames]))
+        Some(sum.g_mul_(&self.rooms.share).view([layers, groups * rows, frames]))
     }
 }

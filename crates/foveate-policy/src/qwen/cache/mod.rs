@@ -11,7 +11,7 @@ use tch::{Device, Kind, Tensor};
 
 mod attend;
 
-use attend::Desk;
+use attend::AttendRooms;
 
 use super::{frames::FrameProbe, rope::Rope};
 use crate::room::Room;
@@ -75,7 +75,7 @@ pub(crate) struct Cache {
     prompt_bias: Tensor, // [N * K, 1, P]: -inf behind a shorter prompt
     own_bias: Tensor,    // [N * K * C, 1, T]: -inf before a group's first column
     rotations: Tensor,   // [T, N, 1, 1, E/2] complex
-    desk: Desk,
+    rooms: AttendRooms,
 }
 
 #[derive(Debug)]
@@ -101,7 +101,7 @@ impl Cache {
             prompt_bias: none(),
             own_bias: none(),
             rotations: none(),
-            desk: Desk::new(&sizes, [0; 3]),
+            rooms: AttendRooms::new(&sizes),
         }
     }
 
@@ -114,12 +114,13 @@ impl Cache {
     /// everybody's first are left out, and room is made for those who join, whose prompts [`Cache::fill`] then writes.
     /// Those who stay come first. `rope` holds the rotations of every column of every member, `[T * N, E]`.
     pub(crate) fn regrouped(self, members: &[Member], rows: i64, dropped: i64, rope: &Rope) -> Self {
-        drop(self.desk); // gone before the new one comes
         let (sizes, groups) = (self.sizes, members.len() as i64);
         let used = self.used - dropped;
         let move_ = Move::new(&sizes, members, rows, self.rows);
         let prompt = members.iter().map(|member| member.prompt).max().unwrap_or(0);
         let shape = [groups, rows, prompt];
+        let mut rooms = self.rooms;
+        rooms.reserve(&sizes, shape);
         let layers = if self.layers.is_empty() {
             let room = || [(); 3].map(|()| Room::new(sizes.kind, sizes.device));
             (0..sizes.layers).map(|index| Layer::within(room(), &sizes, sizes.seen_frames(index), shape)).collect()
@@ -138,7 +139,7 @@ impl Cache {
             own_bias: bias(&sizes, members, sizes.columns, |member, column| column < member.start)
                 .repeat_interleave_self_int(sizes.kv_heads * rows, 0, None),
             rotations: rope.rotations().view([sizes.columns, groups, 1, 1, sizes.width / 2]),
-            desk: Desk::new(&sizes, shape),
+            rooms,
         }
     }
 
