@@ -77,7 +77,8 @@ mod tests {
         let mut room = Room::new(Kind::Float, Device::Cpu);
         let x = Tensor::arange(6, (Kind::Float, Device::Cpu)).view([2, 3]);
         assert_eq!(room.holding(&x).data_ptr(), x.data_ptr());
-        for other in [x.tr(), x.to_kind(Kind::Double), x.narrow(1, 0, 2)] {
+        let long = Tensor::arange(10_000, (Kind::Float, Device::Cpu)).view([5000, 2]);
+        for other in [x.tr(), x.to_kind(Kind::Double), x.narrow(1, 0, 2), long.tr()] {
             let held = room.holding(&other);
             assert!(held.is_contiguous() && held.data_ptr() != other.data_ptr());
             assert_eq!(held, other.to_kind(Kind::Float));

@@ -25,8 +25,8 @@ pub struct RolloutTable {
     pub top_p: f64,
     /// The likeliest tokens sampling is restricted to; 0 is all.
     pub top_k: usize,
-    /// Most completions drawn at a time, a single prompt's aside; 0: the whole step's. When some have ended others take
-    /// their places, so this bounds the memory of keys and values; but for rounding it changes no token.
+    /// Most completions drawn at a time, a single prompt's aside; 0: the whole step's. When all of a prompt have ended those
+    /// of the next take their places. It bounds the memory of keys and values and, but for rounding, changes no token.
     pub max_rows: usize,
 }
 
