@@ -66,16 +66,14 @@ fmt:
 
 [private]
 clippy:
-    cargo clippy --workspace --all-targets -- -D warnings
-    cargo clippy -p trainer --no-default-features -- -D warnings
+    cargo clippy --workspace --all-features --all-targets -- -D warnings
+    cargo clippy --workspace --no-default-features -- -D warnings
 
 [private]
 unit:
-    cargo test --workspace
-    cargo test --workspace --no-default-features --test cached
-    cargo test -p foveate-reward --features remote
-    cargo test -p foveate-data --features parquet
+    cargo test --workspace --all-features
+    cargo test --workspace --no-default-features --test cached --test parquet --test remote
 
 # API documentation, in target/doc
 docs:
-    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --all-features --no-deps

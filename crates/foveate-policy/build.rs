@@ -6,7 +6,7 @@ mod rpath;
 
 use std::{env, path::PathBuf};
 
-const CALLS: [&str; 2] = ["src/adamw/fused.cpp", "src/memory.cpp"];
+const CALLS: [&str; 3] = ["src/adamw/fused.cpp", "src/memory.cpp", "src/operations.cpp"];
 const FRAMEWISE: &str = "src/qwen/framewise.cpp";
 
 fn main() {

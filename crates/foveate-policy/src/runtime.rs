@@ -1,8 +1,10 @@
 //! Devices and the optional CUDA libraries of libtorch.
 
 use std::{
+    cell::RefCell,
+    collections::BTreeMap,
     env,
-    ffi::{c_char, c_int, c_void},
+    ffi::{CStr, c_char, c_int, c_void},
     path::{Path, PathBuf},
     sync::OnceLock,
 };
@@ -99,6 +101,13 @@ unsafe extern "C" {
     fn foveate_begin_counting(counting: *mut *mut c_void, message: *mut c_char, size: usize) -> c_int;
     fn foveate_counted(counting: *const c_void) -> u64;
     fn foveate_end_counting(counting: *mut c_void);
+    fn foveate_begin_watching(
+        note: unsafe extern "C" fn(*mut c_void, *const c_char, *const c_char),
+        to: *mut c_void,
+        message: *mut c_char,
+        size: usize,
+    ) -> c_int;
+    fn foveate_end_watching();
 }
 
 /// How often some work asks for memory for a tensor, on any device and in this thread.
@@ -122,6 +131,40 @@ pub fn allocations<T>(work: impl FnOnce() -> T) -> Result<(T, u64), PolicyError>
     let result = work();
     // SAFETY: it has begun and not ended.
     Ok((result, unsafe { foveate_counted(counting.0) }))
+}
+
+/// How often some work calls each of libtorch's operations in this thread, itself or through others, by names such as
+/// `aten::sum.dim_IntList`.
+///
+/// # Errors
+/// [`PolicyError::Torch`] if libtorch cannot tell, as within another such call.
+pub fn operations<T>(work: impl FnOnce() -> T) -> Result<(T, BTreeMap<String, u64>), PolicyError> {
+    struct Watching;
+
+    impl Drop for Watching {
+        fn drop(&mut self) {
+            // SAFETY: it has begun, in this thread, which no reference of `Watching` leaves.
+            unsafe { foveate_end_watching() }
+        }
+    }
+
+    unsafe extern "C" fn note(to: *mut c_void, name: *const c_char, overload: *const c_char) {
+        // SAFETY: `to` is the cell below, borrowed by nobody else meanwhile.
+        let counts = unsafe { &*to.cast::<RefCell<BTreeMap<String, u64>>>() };
+        // SAFETY: libtorch's names end with a zero.
+        let [name, overload] = [name, overload].map(|text| unsafe { CStr::from_ptr(text) }.to_string_lossy());
+        let dot = if overload.is_empty() { "" } else { "." };
+        *counts.borrow_mut().entry(format!("{name}{dot}{overload}")).or_default() += 1;
+    }
+
+    let counts = RefCell::new(BTreeMap::new());
+    let to = (&raw const counts).cast_mut().cast();
+    // SAFETY: `counts` outlives the watching, which ends before this function does.
+    checked(|message, size| unsafe { foveate_begin_watching(note, to, message, size) })?;
+    let watching = Watching;
+    let result = work();
+    drop(watching);
+    Ok((result, counts.into_inner()))
 }
 
 /// Most bytes that libtorch's allocator has had in use at a time on the CUDA device of this number.
@@ -167,6 +210,18 @@ mod tests {
         })
         .unwrap();
         assert_eq!(outer, 2);
+    }
+
+    #[test]
+    fn operations_are_named_with_those_they_call() {
+        let x = Tensor::ones([2], (Kind::Float, Device::Cpu));
+        let ((), counts) = operations(|| {
+            let _ = x.double_value(&[0]) + x.double_value(&[1]);
+            assert!(operations(|| ()).is_err(), "within another");
+        })
+        .unwrap();
+        assert_eq!(counts.get("aten::_local_scalar_dense"), Some(&2), "{counts:?}");
+        assert!(operations(|| ()).unwrap().1.is_empty());
     }
 
     #[test]

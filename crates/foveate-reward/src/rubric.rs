@@ -266,13 +266,6 @@ mod tests {
         );
     }
 
-    #[cfg(not(feature = "remote"))]
-    #[test]
-    fn a_build_without_the_remote_scorer_refuses_it() {
-        let error = rubric(json!({"accuracy": {}, "remote": {"url": "http://localhost/"}})).unwrap_err().to_string();
-        assert!(error.contains("http://localhost/") && error.contains("without the feature `remote`"), "{error}");
-    }
-
     #[test]
     fn a_table_is_written_back_as_it_was_read() {
         for table in [

@@ -3,7 +3,8 @@
 use foveate_algo::Layers;
 use foveate_policy::{
     AttentionMode, Completions, Draw, Encoded, GroupSeed, LoadOptions, Observe, Prompt, Recompute, Rollout,
-    SamplingParams, Segment, Trainable, Vlm, runtime::allocations,
+    SamplingParams, Segment, Trainable, Vlm,
+    runtime::{allocations, operations},
 };
 use proptest::prelude::*;
 use tch::{Device, Kind, Tensor, no_grad};
@@ -133,29 +134,67 @@ fn nothing_is_kept_that_is_not_asked_for() {
     assert!(rollout.frame_attention.is_none() && rollout.hidden.is_none() && rollout.entropy.is_none());
 }
 
-#[test]
-fn a_further_token_asks_for_no_memory() {
+/// One of each way to draw tokens.
+fn ways() -> [SamplingParams; 5] {
     let all = Observe { frame_layers: Some(Layers::All), hidden: true, entropy: true };
-    let cases = [
+    [
         params(1),
         SamplingParams { observe: all, ..params(1) },
         SamplingParams { top_p: 0.9, top_k: 20, ..params(1) },
         SamplingParams { temperature: 0.0, ..params(1) },
         SamplingParams { temperature: 1.0, repetition_penalty: 1.2, ..params(1) },
-    ];
+    ]
+}
+
+/// What `watch` sees while 8 and while 40 tokens are drawn, all else being equal, in each of those ways.
+fn few_and_many<T>(watch: impl Fn(&dyn Fn()) -> T) -> Vec<(String, [T; 2])> {
     let mut config = config();
     config["vocab_size"] = 3000.into();
     let model = random_with(&config, &LoadOptions { trainable: Trainable::Nothing, ..LoadOptions::default() }, 1);
     let encoded = mixed().map(|prompt| model.encode(&prompt).unwrap());
-    for (completions, case) in [1, 9].into_iter().flat_map(|completions| cases.map(|case| (completions, case))) {
+    let seen = |(completions, way): (usize, SamplingParams)| {
         let draws: Vec<_> = (0..).zip(&encoded).map(|(at, prompt)| group(at, prompt, completions)).collect();
-        let [few, many] = [8, 40].map(|max_new_tokens| {
-            let params = SamplingParams { max_new_tokens, ..case };
-            let (rollouts, count) = allocations(|| model.rollout(&draws, &params, &[]).unwrap()).unwrap();
-            assert!(rollouts.iter().flat_map(|rollout| &rollout.ids).all(|ids| ids.len() == max_new_tokens));
-            count
+        let seen = [8, 40].map(|max_new_tokens| {
+            watch(&|| {
+                let rollouts = model.rollout(&draws, &SamplingParams { max_new_tokens, ..way }, &[]).unwrap();
+                assert!(rollouts.iter().flat_map(|rollout| &rollout.ids).all(|ids| ids.len() == max_new_tokens));
+            })
         });
-        assert_eq!(few, many, "{completions} {case:?}");
+        (format!("{completions} {way:?}"), seen)
+    };
+    [1, 9].into_iter().flat_map(|completions| ways().map(|way| (completions, way))).map(seen).collect()
+}
+
+#[test]
+fn a_further_token_asks_for_no_memory() {
+    for (case, [few, many]) in few_and_many(|work| allocations(work).unwrap().1) {
+        assert_eq!(few, many, "{case}");
+    }
+}
+
+/// Operations whose result, or the size of it, the host reads: on a GPU it waits for them.
+const WAITED_FOR: [&str; 11] = [
+    "aten::_local_scalar_dense",
+    "aten::_to_copy",
+    "aten::_unique2",
+    "aten::allclose",
+    "aten::bincount",
+    "aten::equal",
+    "aten::is_nonzero",
+    "aten::item",
+    "aten::masked_select",
+    "aten::nonzero",
+    "aten::repeat_interleave.Tensor",
+];
+
+#[test]
+fn of_a_further_token_the_host_reads_who_has_ended_and_nothing_else() {
+    for (case, [few, many]) in few_and_many(|work| operations(work).unwrap().1) {
+        let more = |name: &str| many.get(name).unwrap_or(&0) - few.get(name).unwrap_or(&0);
+        assert!(WAITED_FOR.iter().all(|name| more(name) == 0), "{case}: {few:?} {many:?}");
+        // Between devices tensors go by this operation, which a softmax in a number type calls too. On a CPU every token is
+        // looked at, on a GPU every 16th.
+        assert_eq!(more("aten::to.dtype_layout"), 32 + more("aten::softmax.int_out"), "{case}");
     }
 }
 

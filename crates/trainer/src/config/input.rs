@@ -102,7 +102,7 @@ pub struct DataTable {
     pub decode: DecodeOptions,
     /// Examples prepared ahead of the step; 0: twice `rollout.prompts_per_step`.
     pub prefetch: usize,
-    /// Threads that prepare examples; 0: all cores but one.
+    /// Threads that prepare examples; 0: one a core.
     pub threads: usize,
 }
 

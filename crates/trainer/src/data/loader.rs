@@ -37,7 +37,7 @@ pub trait Source: Send + Sync + 'static {
 pub struct LoaderOptions {
     /// Examples being prepared or waiting to be taken; at least 1.
     pub depth: usize,
-    /// Threads; 0: all cores but one.
+    /// Threads; 0: one a core, so that none of a step's cores stands idle while it waits.
     pub threads: usize,
     /// What a bad example does.
     pub on_bad: OnBadExample,
@@ -98,9 +98,8 @@ impl<S: Source> Loader<S> {
     /// # Errors
     /// The threads cannot be started.
     pub fn new(source: S, order: Order, options: LoaderOptions, state: LoaderState) -> Result<Self> {
-        let cores = available_parallelism().map_or(1, usize::from);
         let threads = match options.threads {
-            0 => cores.saturating_sub(1).max(1),
+            0 => available_parallelism().map_or(1, usize::from),
             threads => threads,
         };
         let runtime = Builder::new_multi_thread()
