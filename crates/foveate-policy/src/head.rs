@@ -115,11 +115,11 @@ impl Head {
 
     /// Room for logits of this head.
     pub(crate) fn rooms(&self) -> LogitRooms {
-        let (kind, device) = (self.weight.kind(), self.weight.device());
+        let device = self.weight.device();
         LogitRooms {
-            temperature: number(self.temperature, wide_kind(kind), device),
-            product: Room::new(kind, device),
-            logits: Room::new(wide_kind(kind), device),
+            temperature: number(self.temperature, self.logits_kind(), device),
+            product: Room::new(self.weight.kind(), device),
+            logits: Room::new(self.logits_kind(), device),
         }
     }
 

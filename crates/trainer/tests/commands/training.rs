@@ -76,15 +76,18 @@ fn how_a_step_is_cut_into_passes_changes_neither_its_loss_nor_its_gradient() {
         let run = folder.path().join(name);
         let settings = [tokens, recompute, "run.steps=2", "eval.at_ends=false"];
         succeed(&train("grpo", &run, &settings).args());
-        ["loss", "grad_norm", "kl"].map(|metric| column(&run, metric)).concat()
+        ["loss", "grad_norm", "kl"].map(|metric| column(&run, metric))
     };
     let whole = trained("whole", "optim.pass_tokens=0", "optim.recompute=nothing");
-    assert!(whole.iter().any(|value| value.abs() > 1e-3), "{whole:?}");
+    assert!(whole.iter().flatten().any(|value| value.abs() > 1e-3), "{whole:?}");
     // The largest holds a group, the smallest not even two completions.
     for (name, tokens) in [("group", 300), ("some", 130), ("one", 1)] {
         let cut = trained(name, &format!("optim.pass_tokens={tokens}"), "optim.recompute=layers");
         for (found, expected) in cut.iter().zip(&whole) {
-            assert!((found - expected).abs() <= 1e-4 * expected.abs() + 1e-6, "{tokens}: {found} {expected}");
+            // AdamW turns the rounding of a gradient near 0 into a step, so that the second is of other weights.
+            for ((found, expected), rounding) in found.iter().zip(expected).zip([1e-5, 1e-4]) {
+                assert!((found - expected).abs() <= rounding * expected.abs() + 1e-6, "{tokens}: {found} {expected}");
+            }
         }
     }
 }
