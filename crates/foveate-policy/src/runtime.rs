@@ -1,4 +1,4 @@
-//! Devices and the optional CUDA libraries of libtorch.
+//! Devices, the optional CUDA libraries of libtorch, and what libtorch does meanwhile.
 
 use std::{
     cell::RefCell,
@@ -143,7 +143,7 @@ pub fn operations<T>(work: impl FnOnce() -> T) -> Result<(T, BTreeMap<String, u6
 
     impl Drop for Watching {
         fn drop(&mut self) {
-            // SAFETY: it has begun, in this thread, which no reference of `Watching` leaves.
+            // SAFETY: it has begun, and a local of this call ends in the thread that it began in.
             unsafe { foveate_end_watching() }
         }
     }

@@ -1,7 +1,6 @@
 //! A build without the remote scorer.
 
 #![cfg(not(feature = "remote"))]
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use foveate_reward::Rubric;
 use serde_json::json;
