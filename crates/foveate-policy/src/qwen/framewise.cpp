@@ -41,7 +41,8 @@ struct foveate_sight {
 namespace {
 
 constexpr float LN2 = 0.6931471805599453f, NOTHING = -std::numeric_limits<float>::infinity();
-constexpr int64_t ROWS = 64, COLUMNS = 512; // of a block: 128 KiB of weights stay in a core's cache
+// Of a block. 512 KiB of weights stay in a core's cache; products of fewer rows take longer for each.
+constexpr int64_t MOST_ROWS = 256, LEAST_ROWS = 64, COLUMNS = 512;
 
 // 2^x of x <= 0, to two units in the last place; what is below 2^-126 becomes 2^-126.
 inline float power_of_two(float x) {
@@ -94,7 +95,7 @@ EVERY_PROCESSOR void add_frames(const float *weights, int64_t count, int64_t col
     }
 }
 
-void multiply(float *numbers, int64_t count, float factor) {
+EVERY_PROCESSOR void multiply(float *numbers, int64_t count, float factor) {
     for (int64_t i = 0; i < count; ++i) numbers[i] *= factor;
 }
 
@@ -102,7 +103,7 @@ void multiply(float *numbers, int64_t count, float factor) {
 struct Block {
     int64_t first, count, width, frames;
     float *out, *mass; // [count, width], [count, frames], where the caller wants them
-    float maximum[ROWS], total[ROWS];
+    float maximum[MOST_ROWS], total[MOST_ROWS];
     const foveate_sight &sight;
     int64_t columns;
 
@@ -117,10 +118,13 @@ struct Block {
             if (visible == 0) continue;
             const float before = maximum[row];
             maximum[row] = largest(scores, visible, before);
-            const float kept = before == NOTHING ? 0.0f : std::exp2(before - maximum[row]);
-            multiply(out + row * width, width, kept);
-            multiply(mass + row * frames, frames, kept);
-            total[row] = total[row] * kept + weigh(scores, visible, maximum[row]);
+            if (maximum[row] != before) {
+                const float kept = before == NOTHING ? 0.0f : std::exp2(before - maximum[row]);
+                multiply(out + row * width, width, kept);
+                multiply(mass + row * frames, frames, kept);
+                total[row] *= kept;
+            }
+            total[row] += weigh(scores, visible, maximum[row]);
             add_frames(scores, visible, column, run, last, mass + row * frames);
         }
     }
@@ -172,13 +176,17 @@ int foveate_framewise(const at::Tensor *q, const at::Tensor *k, const at::Tensor
     return guarded(message, size, [&] {
         const int64_t batch = q->size(0), rows = q->size(1), width = q->size(2), columns = k->size(1);
         const int64_t frames = mass->size(2);
-        const int64_t blocks = (rows + ROWS - 1) / ROWS;
+        // Blocks are smaller where threads would have less than four of them.
+        const int64_t share = batch * rows / (4 * at::get_num_threads());
+        const int64_t height = std::clamp((share + LEAST_ROWS - 1) / LEAST_ROWS * LEAST_ROWS, LEAST_ROWS, MOST_ROWS);
+        const int64_t blocks = (rows + height - 1) / height;
         float *all_out = out->data_ptr<float>(), *all_lse = lse->data_ptr<float>(), *all_mass = mass->data_ptr<float>();
         at::parallel_for(0, batch * blocks, 1, [&](int64_t begin, int64_t end) {
             c10::AutoGradMode no_gradients(false);
-            const at::Tensor room = at::empty({ROWS * COLUMNS}, q->options());
+            const at::Tensor room = at::empty({height * COLUMNS}, q->options());
             for (int64_t index = begin; index < end; ++index) {
-                const int64_t group = index / blocks, first = index % blocks * ROWS, count = std::min(ROWS, rows - first);
+                const int64_t group = index / blocks, first = index % blocks * height;
+                const int64_t count = std::min(height, rows - first);
                 const int64_t row = group * rows + first;
                 float *block_out = all_out + row * width, *block_mass = all_mass + row * frames;
                 Block block{first, count, width, frames, block_out, block_mass, {}, {}, sight, columns};

@@ -179,7 +179,7 @@ mod tests {
     fn it_is_attention_by_explicit_weights() {
         tch::manual_seed(1);
         // One block and several, of rows and of columns; rows that fill a block and do not.
-        for (rows, columns) in [(1, 9), (5, 5), (64, 512), (70, 700), (300, 1100)] {
+        for (rows, columns) in [(1, 9), (5, 5), (64, 512), (70, 700), (300, 1100), (1000, 1100)] {
             let qkv = [(rows, 4), (columns, 2), (columns, 2)].map(|(n, heads)| Tensor::randn([n, heads, 8], FLOATS));
             let [q, k, v] = &qkv;
             let runs = runs(columns);

@@ -21,7 +21,7 @@ use crate::cli::BenchArgs;
 use crate::error::{UserContext, nearest, user_error};
 use crate::run::write_json;
 use cost::Cost;
-use result::{Yardstick, known_tflops, peak_mib};
+use result::{Yardstick, known_tflops, over, peak_mib};
 use shape::Shape;
 use work::Work;
 
@@ -154,8 +154,11 @@ fn measure(
         let first = work.run(*mode)?; // the second round meets the gradients of the first
         measured.push((*mode, vec![first], peak_mib(options.device)?));
     }
+    let mut order: Vec<_> = (0..measured.len()).collect();
     for _ in 1..args.repeat {
-        for (mode, rounds, _) in &mut measured {
+        order.reverse(); // so that none is always the one behind another
+        for index in &order {
+            let (mode, rounds, _) = &mut measured[*index];
             rounds.push(work.run(*mode)?);
         }
     }
@@ -164,8 +167,16 @@ fn measure(
         kind: options.kind,
         peak_tflops: args.peak_tflops.or_else(|| known_tflops(options.device, options.kind)),
     };
-    let results =
-        measured.iter().map(|(mode, rounds, peak)| (mode.name().to_owned(), yardstick.result(*mode, rounds, *peak)));
+    let mut results = Map::new();
+    for (mode, rounds, peak) in &measured {
+        let mut result = yardstick.result(*mode, rounds, *peak);
+        if let [(other, others, _), ..] = &measured[..]
+            && other != mode
+        {
+            result.insert("over".into(), over(rounds, *other, others));
+        }
+        results.insert(mode.name().to_owned(), result.into());
+    }
     Ok(Report {
         device: if options.device == Device::Cpu { "cpu" } else { "cuda" }.into(),
         dtype: if options.kind == Kind::Float { "float32" } else { "bfloat16" }.into(),
@@ -176,7 +187,7 @@ fn measure(
         group_size: shape.group_size,
         completion_tokens: shape.completion_tokens,
         params: work.parameters(),
-        results: results.collect(),
+        results,
     })
 }
 

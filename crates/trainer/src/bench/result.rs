@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use foveate_policy::runtime;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tch::{Device, Kind};
 
 use super::{Mode, cost::Cost, work::Phases};
@@ -20,8 +20,8 @@ pub(super) struct Yardstick<'a> {
 
 impl Yardstick<'_> {
     /// The result of a mode: medians over its rounds.
-    pub(super) fn result(&self, mode: Mode, rounds: &[Phases], peak_mib: f64) -> Value {
-        let seconds = median(rounds.iter().map(|phases| phases.iter().map(|(_, seconds)| seconds).sum()).collect());
+    pub(super) fn result(&self, mode: Mode, rounds: &[Phases], peak_mib: f64) -> Map<String, Value> {
+        let seconds = median(rounds.iter().map(whole).collect());
         let names = rounds.first().into_iter().flatten().map(|(name, _)| *name);
         let phases = names
             .enumerate()
@@ -45,7 +45,7 @@ impl Yardstick<'_> {
         }
         result.insert("peak_mib".into(), peak_mib.into());
         result.insert("phases".into(), phases.into());
-        result.into()
+        result
     }
 
     /// Bytes that a decode step reads at least, over its time, in GB/s; nothing where no token is decoded.
@@ -55,6 +55,23 @@ impl Yardstick<'_> {
         let bytes = self.cost.bytes_per_decode_step(self.kind.elt_size_in_bytes()) * steps as f64;
         Some(bytes / seconds / 1e9).filter(|rate| rate.is_finite())
     }
+}
+
+/// Time of a mode over that of another that it takes turns with, round by round: the median, and what it lies between with
+/// 95% confidence, whatever its distribution (by order statistics; `null` for fewer than 6 rounds).
+pub(super) fn over(rounds: &[Phases], other: Mode, others: &[Phases]) -> Value {
+    let mut ratios: Vec<f64> = rounds.iter().zip(others).map(|(one, other)| whole(one) / whole(other)).collect();
+    ratios.sort_by(f64::total_cmp);
+    let count = ratios.len();
+    // The number of ratios below their median is binomial.
+    let outside = ((count as f64 - 1.96 * (count as f64).sqrt()) / 2.0).max(1.0) as usize;
+    let between = (count >= 6).then(|| [ratios[outside - 1], ratios[count - outside]]);
+    json!({ "mode": other.name(), "ratio": median(ratios), "between": between })
+}
+
+/// Seconds of a round.
+fn whole(phases: &Phases) -> f64 {
+    phases.iter().map(|(_, seconds)| seconds).sum()
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -102,6 +119,22 @@ mod tests {
     fn the_median_is_the_middle_or_the_mean_of_the_two_middles() {
         assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
+    }
+
+    #[test]
+    fn a_ratio_is_of_rounds_side_by_side() {
+        let rounds = |seconds: &[f64]| seconds.iter().map(|s| vec![("a", s / 4.0), ("b", 3.0 * s / 4.0)]).collect();
+        let found = |one: &[f64], other: &[f64]| {
+            let (one, other): (Vec<_>, Vec<_>) = (rounds(one), rounds(other));
+            over(&one, Mode::Score, &other)
+        };
+        // Half of the time the machine is four times as slow.
+        let found_few = found(&[4.0, 1.5, 4.0], &[4.0, 1.0, 8.0]);
+        assert_eq!(found_few, json!({ "mode": "score", "ratio": 1.0, "between": null }));
+        let found_many = found(&[3.0, 1.0, 2.0, 6.0, 5.0, 4.0, 7.0], &[1.0; 7]);
+        assert_eq!(found_many, json!({ "mode": "score", "ratio": 4.0, "between": [1.0, 7.0] }));
+        let many: Vec<f64> = (1..=100).map(f64::from).collect();
+        assert_eq!(found(&many, &[1.0; 100]), json!({ "mode": "score", "ratio": 50.5, "between": [40.0, 61.0] }));
     }
 
     #[test]

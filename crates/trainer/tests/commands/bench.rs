@@ -78,6 +78,9 @@ fn all_modes_report_what_the_peer_reports_and_more() {
     }
     assert!(number(&report, "/results/rollout/decode_gb_per_s") > 0.0);
     assert!(number(&report, "/results/update/phases/optimizer") > 0.0);
+    assert_eq!(report["results"]["score-attn"]["over"]["mode"], "score");
+    assert!(number(&report, "/results/score-attn/over/ratio") > 0.0);
+    assert!(report.pointer("/results/score/over").is_none(), "{report}");
 }
 
 #[test]

@@ -9,7 +9,6 @@ use crate::room::{Room, number};
 #[derive(Debug)]
 pub(super) struct AttendRooms {
     scale: Tensor,   // [], of the scores
-    share: Tensor,   // [], of a head in the mean
     projected: Room, // [N, C, H + 2K, E] f32
     queries: Room,   // [N * K, C * R, E]
     on_prompt: Room, // [N * K, C * R, P]
@@ -21,7 +20,8 @@ pub(super) struct AttendRooms {
     marked: Room,    // [L, N * K, C * R, E + F], of layers whose frame attention is seen
     attended: Room,  // [N * K * C, R, E]
     by_row: Room,    // [B, H * E]
-    seen: Room,      // [L, B, F] f32
+    wide: Room,      // [L * N, K * C * R, E + F] f32
+    mean: Room,      // [L, B, E + F] f32
 }
 
 impl AttendRooms {
@@ -30,7 +30,6 @@ impl AttendRooms {
         let [typed, wide] = [sizes.kind, Kind::Float].map(|kind| move || room(kind));
         Self {
             scale: number((sizes.width as f64).powf(-0.5), Kind::Float, sizes.device),
-            share: number(1.0 / sizes.heads as f64, Kind::Float, sizes.device),
             projected: wide(),
             queries: typed(),
             on_prompt: typed(),
@@ -42,7 +41,8 @@ impl AttendRooms {
             marked: typed(),
             attended: typed(),
             by_row: typed(),
-            seen: wide(),
+            wide: wide(),
+            mean: wide(),
         }
     }
 
@@ -123,10 +123,11 @@ impl Cache {
         if layers * frames == 0 {
             return None;
         }
-        let marked = self.rooms.marked.shaped(&[layers, groups, kv_heads, rows, repeat, width + frames]);
-        let seen = self.rooms.seen.shaped(&[layers, groups, rows, frames]);
-        let by_head = marked.narrow(5, width, frames);
-        let mut sum = by_head.sum_intlist_out(&seen, [2, 4].as_slice(), false, Kind::Float);
-        Some(sum.g_mul_(&self.rooms.share).view([layers, groups * rows, frames]))
+        // All that was summed up, because a part of it would have to be copied; the product costs next to nothing.
+        let marked = [layers * groups, kv_heads * rows * repeat, width + frames];
+        let marked = self.rooms.wide.holding(&self.rooms.marked.shaped(&marked));
+        let mean = self.rooms.mean.shaped(&[layers * groups, rows, width + frames]);
+        let mean = self.mean_head.expand([layers * groups, -1, -1], false).bmm_out(&mean, &marked);
+        Some(mean.narrow(2, width, frames).view([layers, groups * rows, frames]))
     }
 }
