@@ -41,7 +41,7 @@ struct foveate_sight {
 namespace {
 
 constexpr float LN2 = 0.6931471805599453f, NOTHING = -std::numeric_limits<float>::infinity();
-// Of a block. 512 KiB of weights stay in a core's cache; products of fewer rows take longer for each.
+// Of a block: up to 512 KiB of weights, which a core's second cache should hold. Products of fewer rows take longer a row.
 constexpr int64_t MOST_ROWS = 256, LEAST_ROWS = 64, COLUMNS = 512;
 
 // 2^x of x <= 0, to two units in the last place; what is below 2^-126 becomes 2^-126.
@@ -176,9 +176,9 @@ int foveate_framewise(const at::Tensor *q, const at::Tensor *k, const at::Tensor
     return guarded(message, size, [&] {
         const int64_t batch = q->size(0), rows = q->size(1), width = q->size(2), columns = k->size(1);
         const int64_t frames = mass->size(2);
-        // Blocks are smaller where threads would have less than four of them.
-        const int64_t share = batch * rows / (4 * at::get_num_threads());
-        const int64_t height = std::clamp((share + LEAST_ROWS - 1) / LEAST_ROWS * LEAST_ROWS, LEAST_ROWS, MOST_ROWS);
+        // Smaller ones where a thread would have fewer than three.
+        const int64_t share = batch * rows / (3 * at::get_num_threads());
+        const int64_t height = std::clamp(share / LEAST_ROWS * LEAST_ROWS, LEAST_ROWS, MOST_ROWS);
         const int64_t blocks = (rows + height - 1) / height;
         float *all_out = out->data_ptr<float>(), *all_lse = lse->data_ptr<float>(), *all_mass = mass->data_ptr<float>();
         at::parallel_for(0, batch * blocks, 1, [&](int64_t begin, int64_t end) {

@@ -208,6 +208,7 @@ fn a_model_in_f64_draws_with_every_setting() {
     let params = SamplingParams { top_p: 0.9, top_k: 20, observe, ..params(9) };
     for (encoded, rollout) in encoded.iter().zip(draw(&model, &draws, &params)) {
         assert_teacher_forced(&model, encoded, &rollout, params.temperature, 1e-4);
+        assert_observed(&model, encoded, &rollout, Layers::All);
     }
     let penalised = draw(&model, &draws, &SamplingParams { repetition_penalty: 1.2, ..params });
     assert_ne!(draw(&model, &draws, &params), penalised);

@@ -57,13 +57,14 @@ impl Yardstick<'_> {
     }
 }
 
-/// Time of a mode over that of another that it takes turns with, round by round: the median, and what it lies between with
-/// 95% confidence, whatever its distribution (by order statistics; `null` for fewer than 6 rounds).
+/// Time of a mode over that of another that it takes turns with, of rounds side by side (all but the first): the median, and
+/// what it lies between with 95% confidence or more, whatever its distribution (by order statistics; `null` for fewer than 6).
 pub(super) fn over(rounds: &[Phases], other: Mode, others: &[Phases]) -> Value {
-    let mut ratios: Vec<f64> = rounds.iter().zip(others).map(|(one, other)| whole(one) / whole(other)).collect();
+    let mut ratios: Vec<f64> =
+        rounds.iter().zip(others).skip(1).map(|(one, other)| whole(one) / whole(other)).collect();
     ratios.sort_by(f64::total_cmp);
     let count = ratios.len();
-    // The number of ratios below their median is binomial.
+    // How many ratios are below the true median is binomial.
     let outside = ((count as f64 - 1.96 * (count as f64).sqrt()) / 2.0).max(1.0) as usize;
     let between = (count >= 6).then(|| [ratios[outside - 1], ratios[count - outside]]);
     json!({ "mode": other.name(), "ratio": median(ratios), "between": between })
@@ -123,18 +124,21 @@ mod tests {
 
     #[test]
     fn a_ratio_is_of_rounds_side_by_side() {
-        let rounds = |seconds: &[f64]| seconds.iter().map(|s| vec![("a", s / 4.0), ("b", 3.0 * s / 4.0)]).collect();
         let found = |one: &[f64], other: &[f64]| {
-            let (one, other): (Vec<_>, Vec<_>) = (rounds(one), rounds(other));
-            over(&one, Mode::Score, &other)
+            // The first round counts for nothing.
+            let rounds = |seconds: &[f64]| -> Vec<Phases> {
+                [&[9.0], seconds].concat().iter().map(|s| vec![("a", s / 4.0), ("b", 3.0 * s / 4.0)]).collect()
+            };
+            let found = over(&rounds(one), Mode::Score, &rounds(other));
+            assert_eq!(found["mode"], "score");
+            (found["ratio"].as_f64().unwrap(), found["between"].clone())
         };
-        // Half of the time the machine is four times as slow.
-        let found_few = found(&[4.0, 1.5, 4.0], &[4.0, 1.0, 8.0]);
-        assert_eq!(found_few, json!({ "mode": "score", "ratio": 1.0, "between": null }));
-        let found_many = found(&[3.0, 1.0, 2.0, 6.0, 5.0, 4.0, 7.0], &[1.0; 7]);
-        assert_eq!(found_many, json!({ "mode": "score", "ratio": 4.0, "between": [1.0, 7.0] }));
+        // Ratios of 1.5, 2 and 1, while the machine is slower and slower: sorted apart, they would be 1.
+        assert_eq!(found(&[1.5, 8.0, 8.0], &[1.0, 4.0, 8.0]), (1.5, Value::Null));
+        assert_eq!(found(&[3.0, 1.0, 2.0, 6.0, 5.0], &[1.0; 5]), (3.0, Value::Null));
+        assert_eq!(found(&[3.0, 1.0, 2.0, 6.0, 5.0, 4.0], &[1.0; 6]), (3.5, json!([1.0, 6.0])));
         let many: Vec<f64> = (1..=100).map(f64::from).collect();
-        assert_eq!(found(&many, &[1.0; 100]), json!({ "mode": "score", "ratio": 50.5, "between": [40.0, 61.0] }));
+        assert_eq!(found(&many, &[1.0; 100]), (50.5, json!([40.0, 61.0])));
     }
 
     #[test]

@@ -20,8 +20,8 @@ pub(super) struct AttendRooms {
     marked: Room,    // [L, N * K, C * R, E + F], of layers whose frame attention is seen
     attended: Room,  // [N * K * C, R, E]
     by_row: Room,    // [B, H * E]
-    wide: Room,      // [L * N, K * C * R, E + F] f32
-    mean: Room,      // [L, B, E + F] f32
+    marks: Room,     // [L * N, K * C * R, F] f32, if those of `marked` are of another type
+    seen: Room,      // [L, B, F] f32
 }
 
 impl AttendRooms {
@@ -41,8 +41,8 @@ impl AttendRooms {
             marked: typed(),
             attended: typed(),
             by_row: typed(),
-            wide: wide(),
-            mean: wide(),
+            marks: wide(),
+            seen: wide(),
         }
     }
 
@@ -115,7 +115,7 @@ impl Cache {
     }
 
     /// Frame attention of the token that has last gone through all layers, mean over heads, `[L, B, F]` f32, good
-    /// until the next one goes; `None` if it is not seen.
+    /// until the next one goes; `None` if it is not seen. If it is no number for one row, it is none for the group.
     pub(crate) fn seen(&mut self) -> Option<Tensor> {
         let Sizes { kv_heads, width, frames, .. } = self.sizes;
         let (layers, groups, rows, repeat) =
@@ -123,11 +123,13 @@ impl Cache {
         if layers * frames == 0 {
             return None;
         }
-        // All that was summed up, because a part of it would have to be copied; the product costs next to nothing.
-        let marked = [layers * groups, kv_heads * rows * repeat, width + frames];
-        let marked = self.rooms.wide.holding(&self.rooms.marked.shaped(&marked));
-        let mean = self.rooms.mean.shaped(&[layers * groups, rows, width + frames]);
-        let mean = self.mean_head.expand([layers * groups, -1, -1], false).bmm_out(&mean, &marked);
-        Some(mean.narrow(2, width, frames).view([layers, groups * rows, frames]))
+        let by_head = [layers * groups, kv_heads * rows * repeat, width + frames];
+        let mut marks = self.rooms.marked.shaped(&by_head).narrow(2, width, frames);
+        if marks.kind() != Kind::Float {
+            marks = self.rooms.marks.holding(&marks);
+        }
+        let seen = self.rooms.seen.shaped(&[layers * groups, rows, frames]);
+        let _ = self.head_mean.expand([layers * groups, -1, -1], false).bmm_out(&seen, &marks);
+        Some(seen.view([layers, groups * rows, frames]))
     }
 }

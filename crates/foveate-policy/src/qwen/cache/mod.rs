@@ -75,7 +75,7 @@ pub(crate) struct Cache {
     prompt_bias: Tensor, // [N * K, 1, P]: -inf behind a shorter prompt
     own_bias: Tensor,    // [N * K * C, 1, T]: -inf before a group's first column
     rotations: Tensor,   // [T, N, 1, 1, E/2] complex
-    mean_head: Tensor,   // [C, K * C * R] f32: the product with it is a row's mean over heads
+    head_mean: Tensor,   // [C, K * C * R] f32: the product with it is a row's mean over heads
     rooms: AttendRooms,
 }
 
@@ -102,7 +102,7 @@ impl Cache {
             prompt_bias: none(),
             own_bias: none(),
             rotations: none(),
-            mean_head: none(),
+            head_mean: none(),
             rooms: AttendRooms::new(&sizes),
         }
     }
@@ -141,7 +141,7 @@ impl Cache {
             own_bias: bias(&sizes, members, sizes.columns, |member, column| column < member.start)
                 .repeat_interleave_self_int(sizes.kv_heads * rows, 0, None),
             rotations: rope.rotations().view([sizes.columns, groups, 1, 1, sizes.width / 2]),
-            mean_head: (Tensor::eye(rows, (Kind::Float, sizes.device)) / sizes.heads as f64)
+            head_mean: (Tensor::eye(rows, (Kind::Float, sizes.device)) / sizes.heads as f64)
                 .repeat_interleave_self_int(sizes.repeat(), 1, None)
                 .repeat([1, sizes.kv_heads]),
             rooms,
