@@ -176,7 +176,7 @@ int foveate_framewise(const at::Tensor *q, const at::Tensor *k, const at::Tensor
     return guarded(message, size, [&] {
         const int64_t batch = q->size(0), rows = q->size(1), width = q->size(2), columns = k->size(1);
         const int64_t frames = mass->size(2);
-        // Smaller ones where a thread would have fewer than three.
+        // Blocks are lower where a thread would have fewer than three of the highest.
         const int64_t share = batch * rows / (3 * at::get_num_threads());
         const int64_t height = std::clamp(share / LEAST_ROWS * LEAST_ROWS, LEAST_ROWS, MOST_ROWS);
         const int64_t blocks = (rows + height - 1) / height;
