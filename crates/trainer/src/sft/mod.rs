@@ -74,6 +74,7 @@ pub fn run(args: &SftArgs) -> Result<()> {
         SftObjective::Cells => {
             let path = config.sft.cells.as_deref();
             let path = path.ok_or_else(|| user_error("sft.objective = \"cells\" needs sft.cells, a file of labels"))?;
+            existing("sft.cells", path)?;
             let examples = Examples::train(&config, &args.model, text)?;
             train(&policy, &mut Cells::open(path, &policy, config.run.seed as i64)?, examples, &course)?;
         }
