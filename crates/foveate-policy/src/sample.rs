@@ -165,6 +165,16 @@ pub(crate) struct Sampler {
     entropy: Room, // [B]
 }
 
+/// Sums along each row up to each place, `[B, X]` f32. CUDA adds a row that is alone up in any order; two it does not.
+fn running_sums(x: &Tensor, room: &mut Room) -> Tensor {
+    let (rows, width) = x.size2().unwrap_or_default();
+    if rows == 1 && x.device().is_cuda() {
+        let twice = x.expand([2, width], false).cumsum_out(&room.shaped(&[2, width]), -1, Kind::Float);
+        return twice.narrow(0, 0, 1);
+    }
+    x.cumsum_out(&room.shaped(&[rows, width]), -1, Kind::Float)
+}
+
 impl Sampler {
     pub(crate) fn new(params: &SamplingParams, device: Device) -> Self {
         let room = |kind| move || Room::new(kind, device);
@@ -204,7 +214,7 @@ impl Sampler {
             logits.argmax_out(&self.ids.shaped(&column), -1, true)
         } else {
             let kept = self.filtered(&probabilities);
-            let cumulative = kept.cumsum_out(&self.cumulative.shaped(&shape), -1, Kind::Float);
+            let cumulative = running_sums(&kept, &mut self.cumulative);
             // The first token whose cumulative probability passes u * total; u < 1, so there is one.
             let mut total = self.total.shaped(&column);
             total.copy_(&cumulative.narrow(-1, shape[1] - 1, 1));
@@ -238,7 +248,7 @@ impl Sampler {
         let few = [shape[0], keep];
         let (mut sorted, order) = (self.sorted.shaped(&few), self.order.shaped(&few));
         let _ = probabilities.topk_values(&sorted, &order, keep, -1, true, true);
-        let before = sorted.cumsum_out(&self.before.shaped(&few), -1, Kind::Float).subtract_(&sorted);
+        let before = running_sums(&sorted, &mut self.before).subtract_(&sorted);
         let mut outside = before.ge_tensor_out(&self.outside.shaped(&few), &self.limit);
         let _ = outside.logical_and_(&before.gt_tensor_out(&self.not_first.shaped(&few), &self.zero));
         let _ = sorted.masked_fill_(&outside, 0.0);

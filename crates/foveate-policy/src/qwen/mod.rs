@@ -84,6 +84,12 @@ pub(crate) fn wide(x: &Tensor) -> Tensor {
     x.to_kind(wide_kind(x.kind()))
 }
 
+/// Rows of `x` `[N, D]`, some of them several times. Their gradients add up in one order on CUDA too, where those of
+/// `index_select` do in any.
+pub(crate) fn picked(x: &Tensor, rows: &Tensor) -> Tensor {
+    Tensor::embedding(x, rows, -1, false, false)
+}
+
 /// Gated MLP: `down(silu(gate(x)) * up(x))`.
 #[derive(Debug)]
 pub(crate) struct Mlp {

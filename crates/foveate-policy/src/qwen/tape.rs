@@ -123,7 +123,7 @@ impl<'a> Tape<'a> {
 /// A layer's second half, from its input and what attention gave.
 fn after(model: &TextModel, layer: usize, [x, out]: [&Tensor; 2], pack: &Pack) -> Tensor {
     let rows = model.rows_after(layer, pack);
-    model.layers[layer].after(&rows(x), &rows(out).flatten(1, 2))
+    model.layers[layer].after(&rows(x), &rows(&out.flatten(1, 2)))
 }
 
 /// Backpropagates from tensors whose gradients are known. tch cannot start from a given gradient; a product's gradient

@@ -8,6 +8,7 @@ use super::{
     attention::{AttentionMode, attend},
     frames::FrameProbe,
     pack::Pack,
+    picked,
     rope::Rope,
 };
 use crate::{
@@ -179,15 +180,15 @@ impl TextModel {
                     taps.keys_values.push([k, v]);
                 }
                 let rows = self.rows_after(index, pack);
-                x = layer.after(&rows(&x), &rows(&attended.out).flatten(1, 2));
+                x = layer.after(&rows(&x), &rows(&attended.out.flatten(1, 2)));
             }
             Ok((self.norm.forward(&x), taps))
         })
     }
 
-    /// The rows that a layer's second half is computed for: in the last layer those alone that predict something.
+    /// The rows of `[N, D]` that a layer's second half is computed for: in the last layer those alone that predict something.
     pub(super) fn rows_after(&self, layer: usize, pack: &Pack) -> impl Fn(&Tensor) -> Tensor {
         let predicting = (layer + 1 == self.layers.len()).then(|| pack.predicting.shallow_clone());
-        move |x| predicting.as_ref().map_or_else(|| x.shallow_clone(), |rows| x.index_select(0, rows))
+        move |x| predicting.as_ref().map_or_else(|| x.shallow_clone(), |rows| picked(x, rows))
     }
 }

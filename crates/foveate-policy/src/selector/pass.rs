@@ -3,7 +3,11 @@
 use tch::{Kind, Tensor, no_grad};
 
 use super::{Candidates, PickScores, Picks, Selector};
-use crate::{backbone::Stretch, head::ScoreGradients, qwen::push};
+use crate::{
+    backbone::Stretch,
+    head::ScoreGradients,
+    qwen::{picked, push},
+};
 
 /// A pass that is half done: the scores of the picks are there, and the gradients at them are waited for.
 ///
@@ -33,7 +37,7 @@ impl Selector {
             let read = prompt.hidden().set_requires_grad(true);
             let values = self.heads.value.forward(&read.squeeze_dim(0).index_select(0, &ends)); // [F, D]
             let frames = picks.frames.narrow(1, 0, turns - 1);
-            let inputs = values.index_select(0, &frames.flatten(0, 1)).view([sets, turns - 1, -1]);
+            let inputs = picked(&values, &frames.flatten(0, 1)).view([sets, turns - 1, -1]);
             let inputs = inputs.to_kind(embedded.kind());
             let (stretch, _) = Stretch::record(backbone, &inputs, seen);
             (inputs, read, stretch)
