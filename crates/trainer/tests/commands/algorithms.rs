@@ -8,7 +8,7 @@ use tch::{Kind, Tensor};
 use crate::setup::{column, here, lines, metrics, shared, succeed, text, train};
 
 /// Every algorithm, with those settings of its own that ask for other observations.
-const RUNS: [(&str, &[&str]); 12] = [
+pub(crate) const RUNS: [(&str, &[&str]); 12] = [
     ("grpo", &["algo.entropy_coef=0.01"]),
     ("dr-grpo", &[]),
     ("gspo", &[]),

@@ -8,7 +8,7 @@ use trainer::run::write_json;
 
 use crate::setup::{error, root, succeed, text};
 
-fn tiny() -> Value {
+pub(crate) fn tiny() -> Value {
     json!({
         "text": {
             "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
@@ -21,7 +21,7 @@ fn tiny() -> Value {
     })
 }
 
-fn file(shape: &Value) -> (TempDir, PathBuf) {
+pub(crate) fn file(shape: &Value) -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("shape.json");
     write_json(&path, shape).unwrap();
@@ -46,7 +46,7 @@ fn with(place: &str, value: Value) -> Value {
     shape
 }
 
-fn number(report: &Value, place: &str) -> f64 {
+pub(crate) fn number(report: &Value, place: &str) -> f64 {
     report.pointer(place).and_then(Value::as_f64).unwrap_or_else(|| unreachable!("no number at {place}: {report}"))
 }
 

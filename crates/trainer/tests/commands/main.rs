@@ -8,6 +8,7 @@ mod attention;
 mod bench;
 mod benchmarks;
 mod compare;
+mod cuda;
 mod curate;
 mod curve;
 mod data;

@@ -42,6 +42,11 @@ fn selected() -> &'static Selected {
     })
 }
 
+/// The command line of such a run.
+pub(crate) fn training(run: &Path, set: &[&str]) -> Vec<String> {
+    selected().training(run, set)
+}
+
 impl Selected {
     /// The command line of a run.
     fn training(&self, run: &Path, set: &[&str]) -> Vec<String> {
