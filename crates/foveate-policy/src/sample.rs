@@ -165,7 +165,7 @@ pub(crate) struct Sampler {
     entropy: Room, // [B]
 }
 
-/// Sums along each row up to each place, `[B, X]` f32. CUDA adds a row that is alone up in any order; two it does not.
+/// Sums along each row up to each place, `[B, X]` f32. CUDA scans a lone row in no fixed order, two rows in a fixed one.
 fn running_sums(x: &Tensor, room: &mut Room) -> Tensor {
     let (rows, width) = x.size2().unwrap_or_default();
     if rows == 1 && x.device().is_cuda() {

@@ -2,9 +2,10 @@
 //! CPU's kernels in the host's memory.
 //!
 //! What runs on it runs as on a GPU up to libtorch's own choices and kernels: every branch that we take on CUDA, every tensor
-//! on the device that it should be on, every wait of the host for a value. It holds code to more than the CPU does: tensors of
-//! host and device in one operation are an error, and so are sums that CUDA forms in any order; fresh memory is no number;
-//! log-sum-exps of attention are padded as the real kernel's. What it cannot show is what the real kernels do: their
+//! on the device that it should be on. It holds code to more than the CPU does: tensors of host and device in one operation are
+//! an error, and so are `index_add`, `scatter_add` and running sums where CUDA's order is not fixed; fresh memory is no number;
+//! log-sum-exps of attention are padded as the real kernel's. It counts the host's copies from the device and the operations
+//! whose result it reads. What it cannot show is what the real kernels do: their
 //! rounding, their speed, the memory that they take.
 
 /// The library, for `FOVEATE_LIBTORCH_CUDA` or to be loaded with all its symbols before libtorch is first used.

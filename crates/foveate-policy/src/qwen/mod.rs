@@ -84,8 +84,8 @@ pub(crate) fn wide(x: &Tensor) -> Tensor {
     x.to_kind(wide_kind(x.kind()))
 }
 
-/// Rows of `x` `[N, D]`, some of them several times. Their gradients add up in one order on CUDA too, where those of
-/// `index_select` do in any.
+/// Rows of `x` `[N, D]`, some of them several times. Gradients of such a row are summed in a fixed order on CUDA too, unlike
+/// those of `index_select`.
 pub(crate) fn picked(x: &Tensor, rows: &Tensor) -> Tensor {
     Tensor::embedding(x, rows, -1, false, false)
 }

@@ -42,8 +42,8 @@ impl Selector {
             let (stretch, _) = Stretch::record(backbone, &inputs, seen);
             (inputs, read, stretch)
         });
-        let picked = picks.frames.one_hot(candidates.frames() as i64); // [N, T, F]
-        let taken = (picked.cumsum(1, Kind::Int64) - &picked).gt(0);
+        let now = picks.frames.one_hot(candidates.frames() as i64); // [N, T, F]
+        let taken = (now.cumsum(1, Kind::Int64) - &now).gt(0);
         PickPass {
             selector: self,
             frames: picks.frames.shallow_clone(),
