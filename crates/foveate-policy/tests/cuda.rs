@@ -20,16 +20,12 @@ use tch::{Device, Kind, Tensor, no_grad};
 
 use common::{END, Golden, Part, assert_close, config, plain_prompt, prompt, random_with, words};
 
-/// Names a real device's library.
-const REAL: &str = "FOVEATE_LIBTORCH_CUDA";
-
 /// The library with the device's operations.
 fn library() -> &'static Library {
     static LOADED: OnceLock<Library> = OnceLock::new();
     LOADED.get_or_init(|| {
-        let path = env::var_os(REAL).unwrap_or_else(|| foveate_cuda_stand_in::LIBRARY.into());
         // SAFETY: its initialisers register a device with libtorch, which is not in use yet: every test begins here.
-        unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) }.unwrap()
+        unsafe { Library::open(Some(foveate_cuda_stand_in::library()), RTLD_NOW | RTLD_GLOBAL) }.unwrap()
     })
 }
 
@@ -43,7 +39,7 @@ fn devices() -> [Device; 2] {
 fn counted(name: &str, work: impl FnOnce()) -> Option<u64> {
     // SAFETY: the stand-in's counters take nothing and give a number; a real device's library has none of these names.
     let counter = unsafe { library().get::<unsafe extern "C" fn() -> u64>(name.as_bytes()) }.ok();
-    assert!(counter.is_some() || env::var_os(REAL).is_some(), "the stand-in has no {name}");
+    assert!(counter.is_some() || env::var_os(foveate_cuda_stand_in::REAL).is_some(), "the stand-in has no {name}");
     // SAFETY: as above.
     let count = || counter.as_ref().map(|counter| unsafe { counter() });
     let before = count();
@@ -162,17 +158,10 @@ fn an_update_has_the_scores_and_gradients_of_the_cpu() {
     }
 }
 
+/// Everything observed.
 fn params(max_new_tokens: usize) -> SamplingParams {
     let observe = Observe { frame_layers: Some(Layers::All), hidden: true, entropy: true };
-    SamplingParams {
-        max_new_tokens,
-        temperature: 0.9,
-        top_p: 1.0,
-        top_k: 0,
-        repetition_penalty: 1.0,
-        max_rows: 0,
-        observe,
-    }
+    SamplingParams { observe, ..common::params(max_new_tokens) }
 }
 
 /// So many completions of each prompt.

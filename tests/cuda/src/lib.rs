@@ -8,5 +8,14 @@
 //! whose result it reads. What it cannot show is what the real kernels do: their
 //! rounding, their speed, the memory that they take.
 
-/// The library, for `FOVEATE_LIBTORCH_CUDA` or to be loaded with all its symbols before libtorch is first used.
-pub const LIBRARY: &str = env!("CUDA_STAND_IN");
+use std::{env, ffi::OsString};
+
+/// The variable that names the library of a real device, which then takes the stand-in's place.
+pub const REAL: &str = "FOVEATE_LIBTORCH_CUDA";
+
+/// The library with the device's operations, for that variable or to be loaded with all its symbols before libtorch is first
+/// used.
+#[must_use]
+pub fn library() -> OsString {
+    env::var_os(REAL).unwrap_or_else(|| env!("CUDA_STAND_IN").into())
+}

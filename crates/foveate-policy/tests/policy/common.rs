@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
-use foveate_policy::{LoadOptions, Media, Prompt, Vlm, read_safetensors};
+use foveate_policy::{LoadOptions, Media, Observe, Prompt, SamplingParams, Vlm, read_safetensors};
 use foveate_video::{Grid, Patches};
 use ndarray::Array2;
 use serde_json::{Value, json};
@@ -110,6 +110,19 @@ pub(crate) fn prompt(parts: &[Part], seed: usize) -> Prompt {
 /// Words, a video with a window and a half, and a question.
 pub(crate) fn plain_prompt(seed: usize) -> Prompt {
     prompt(&[Part::Text(3), Part::Video { t: 3, h: 2, w: 3, seconds: 0.7 }, Part::Text(4)], seed)
+}
+
+/// Completions of up to so many tokens, nothing filtered, nothing observed.
+pub(crate) fn params(max_new_tokens: usize) -> SamplingParams {
+    SamplingParams {
+        max_new_tokens,
+        temperature: 0.9,
+        top_p: 1.0,
+        top_k: 0,
+        repetition_penalty: 1.0,
+        max_rows: 0,
+        observe: Observe::default(),
+    }
 }
 
 /// Completions of these lengths, free of special tokens.

@@ -9,22 +9,12 @@ use foveate_policy::{
 use proptest::prelude::*;
 use tch::{Device, Kind, Tensor, no_grad};
 
-use crate::common::{END, Part, SPECIAL, VOCABULARY, assert_close, config, plain_prompt, prompt, random, random_with};
+use crate::common::{
+    END, Part, SPECIAL, VOCABULARY, assert_close, config, params, plain_prompt, prompt, random, random_with,
+};
 
 fn model(seed: i64) -> Vlm {
     random(&LoadOptions { trainable: Trainable::Nothing, ..LoadOptions::default() }, seed)
-}
-
-fn params(max_new_tokens: usize) -> SamplingParams {
-    SamplingParams {
-        max_new_tokens,
-        temperature: 0.9,
-        top_p: 1.0,
-        top_k: 0,
-        repetition_penalty: 1.0,
-        max_rows: 0,
-        observe: Observe::default(),
-    }
 }
 
 fn seed(group: u64) -> GroupSeed {

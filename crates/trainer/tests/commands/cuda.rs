@@ -10,20 +10,16 @@ use tch::{Kind, Tensor};
 
 use crate::{
     algorithms, bench, picks,
-    setup::{SAVE_EVERY, lines, metrics, program, shared, succeed, text, train},
+    setup::{SAVE_EVERY, lines, metrics, printed, program, shared, succeed, text, timed, train},
 };
 
 fn there(args: &[&str]) -> Output {
-    let name = "FOVEATE_LIBTORCH_CUDA";
-    let library = std::env::var_os(name).unwrap_or_else(|| foveate_cuda_stand_in::LIBRARY.into());
-    program(args).env(name, library).output().unwrap()
+    program(args).env(foveate_cuda_stand_in::REAL, foveate_cuda_stand_in::library()).output().unwrap()
 }
 
 /// Runs the program with the device at hand; it has to succeed. What it printed.
 fn succeed_there(args: &[&str]) -> String {
-    let output = there(args);
-    assert!(output.status.success(), "trainer {args:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
+    printed(args, there(args))
 }
 
 /// The metrics of two runs' first step are the same.
@@ -31,7 +27,6 @@ fn assert_same_step(run: &Path, other: &Path, what: &str) {
     let first = |run: &Path| lines(&run.join("metrics.jsonl")).remove(0);
     let (found, expected) = (first(run), first(other));
     assert!(found.keys().eq(expected.keys()), "{what}");
-    let timed = |name: &str| name.starts_with("timing/") || name == "step_time";
     for (name, expected) in expected.iter().filter(|(name, _)| !timed(name)) {
         let near = match (found[name].as_f64(), expected.as_f64()) {
             // Of rollouts and passes of one device: their rounding and nothing else.

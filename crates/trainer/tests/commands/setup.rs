@@ -38,7 +38,11 @@ pub(crate) fn run(args: &[&str]) -> Output {
 
 /// Runs the program, which has to succeed; what it printed.
 pub(crate) fn succeed(args: &[&str]) -> String {
-    let output = run(args);
+    printed(args, run(args))
+}
+
+/// What the program printed with these arguments; it has to have succeeded.
+pub(crate) fn printed(args: &[&str], output: Output) -> String {
     assert!(output.status.success(), "trainer {args:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
@@ -163,9 +167,13 @@ pub(crate) fn lines(path: &Path) -> Vec<Map<String, Value>> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
+/// A metric that is of time, and no two runs' the same.
+pub(crate) fn timed(name: &str) -> bool {
+    name.starts_with("timing/") || name == "step_time"
+}
+
 /// The metrics of a run as text, a step a line, times left out.
 pub(crate) fn metrics(run: &Path) -> Vec<String> {
-    let timed = |name: &String| name.starts_with("timing/") || name == "step_time";
     let untimed = |mut line: Map<String, Value>| {
         line.retain(|name, _| !timed(name));
         Value::Object(line).to_string()
