@@ -3,7 +3,7 @@
 use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::{
-    qwen::{wide, wide_kind},
+    qwen::{push, wide, wide_kind},
     room::{Room, number},
 };
 
@@ -67,7 +67,12 @@ impl Head {
 
     /// The same head over the whole vocabulary: the model's plain distribution, as papers define divergences on it.
     pub fn over_all_tokens(&self) -> Self {
-        Self { weight: self.weight.shallow_clone(), temperature: self.temperature, never: None, chunk: self.chunk }
+        Self { never: None, ..self.with_weight(self.weight.shallow_clone()) }
+    }
+
+    fn with_weight(&self, weight: Tensor) -> Self {
+        let never = self.never.as_ref().map(Tensor::shallow_clone);
+        Self { weight, temperature: self.temperature, never, chunk: self.chunk }
     }
 
     /// Size of the vocabulary, V.
@@ -160,20 +165,36 @@ impl Head {
     }
 
     /// Backpropagates a loss whose gradients at the scores are known: adds to the head's weight's gradient and gives
-    /// that at `hidden` `[R, D]`. Logits are recomputed a chunk at a time; `[R, V]` never exists as a whole.
+    /// that at `hidden` `[R, D]`. Logits are recomputed a chunk at a time; `[R, V]` never exists as a whole. The weight's
+    /// gradient is summed over the chunks in f32, also where it is bf16.
     pub fn backward(&self, hidden: &Tensor, ids: &Tensor, gradients: &ScoreGradients) -> Tensor {
-        let at_hidden = chunks(hidden.size()[0], self.chunk).map(|(start, rows)| {
+        let rows = hidden.size()[0];
+        let narrow = self.weight.kind() != self.logits_kind();
+        let mut at_weight = (narrow && self.weight.requires_grad() && rows > self.chunk)
+            .then(|| self.weight.detach().zeros_like().to_kind(self.logits_kind()));
+        let at_hidden = chunks(rows, self.chunk).map(|(start, rows)| {
             let part = |x: &Tensor| x.narrow(0, start, rows);
             let leaf = part(hidden).detach().set_requires_grad(true);
-            let scores = self.score_rows(&leaf, &part(ids), gradients.entropy.is_some());
+            let head = self.with_weight(match &at_weight {
+                Some(_) => self.weight.detach().set_requires_grad(true), // has a gradient of its own
+                None => self.weight.shallow_clone(),
+            });
+            let scores = head.score_rows(&leaf, &part(ids), gradients.entropy.is_some());
             let mut loss = (&scores.logprobs * part(&gradients.logprobs)).sum(scores.logprobs.kind());
             if let Some(entropy) = &gradients.entropy {
                 loss += (&scores.entropy * part(entropy)).sum(scores.entropy.kind());
             }
             loss.backward();
+            if let Some(sum) = &mut at_weight {
+                let _ = sum.g_add_(&head.weight.grad());
+            }
             leaf.grad()
         });
-        Tensor::cat(&at_hidden.collect::<Vec<_>>(), 0)
+        let at_hidden = Tensor::cat(&at_hidden.collect::<Vec<_>>(), 0);
+        if let Some(sum) = at_weight {
+            push(&[(&self.weight, &sum.to_kind(self.weight.kind()))]);
+        }
+        at_hidden
     }
 }
 
@@ -242,6 +263,24 @@ mod tests {
         let parts = Head { chunk: 3, ..head }.score(&hidden, &ids);
         assert_close(&parts.logprobs, &whole.logprobs, 1e-6);
         assert_close(&parts.entropy, &whole.entropy, 1e-6);
+    }
+
+    #[test]
+    fn the_gradient_of_a_bf16_weight_is_rounded_once() {
+        // Of the same sign and size in every row, so that a sum in bf16 would stand still after a few hundred.
+        let (hidden, weight) = (Tensor::ones([600, 2], (Kind::BFloat16, Device::Cpu)), randn([6, 2]));
+        let ids = Tensor::zeros([600], (Kind::Int64, Device::Cpu));
+        let at_scores = || ScoreGradients { logprobs: Tensor::ones([600], (Kind::Float, Device::Cpu)), entropy: None };
+        let weight = weight.to_kind(Kind::BFloat16);
+        let [_, expected] = gradients(&hidden.to_kind(Kind::Float), &weight.to_kind(Kind::Float), |head, hidden| {
+            head.backward(hidden, &ids, &at_scores())
+        });
+        let [_, found] = gradients(&hidden, &weight, |head, hidden| {
+            let head = Head { chunk: 1, ..head.with_weight(head.weight.shallow_clone()) };
+            head.backward(hidden, &ids, &at_scores())
+        });
+        // What is rounded are the logits, each row's part, and the sum.
+        assert_close(&found.to_kind(Kind::Float), &expected, 0.02 * expected.abs().max().double_value(&[]));
     }
 
     #[test]

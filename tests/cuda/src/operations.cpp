@@ -268,6 +268,29 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> efficient_attention(
     return {on_device(out), on_device(lse), none, none};
 }
 
+// Sums in f32 of products of bf16 factors; there is no such kernel for a CPU.
+Tensor wide_product(const Tensor &a, const Tensor &b, at::ScalarType type) {
+    TORCH_CHECK(a.is_cuda() && b.is_cuda(), "bmm.dtype: expected both factors on cuda:0");
+    TORCH_CHECK(a.dim() == 3 && b.dim() == 3, "bmm.dtype: expected [B, M, K] and [B, K, N]");
+    bool wider = type == at::kFloat && a.scalar_type() == at::kBFloat16;
+    TORCH_CHECK(wider && b.scalar_type() == a.scalar_type(), "bmm.dtype: of ", a.dtype(), " and ", b.dtype());
+    at::AutoDispatchBelowADInplaceOrView below;
+    return on_device(on_host(a).to(type).bmm(on_host(b).to(type)));
+}
+
+Tensor wide_sum(
+    const Tensor &bias,
+    const Tensor &a,
+    const Tensor &b,
+    at::ScalarType type,
+    const at::Scalar &beta,
+    const at::Scalar &alpha) {
+    Tensor product = wide_product(a, b, type);
+    TORCH_CHECK(bias.is_cuda() && bias.sizes() == product.sizes(), "baddbmm.dtype: a bias of ", bias.sizes());
+    at::AutoDispatchBelowADInplaceOrView below;
+    return on_device(on_host(bias).to(type) * beta + on_host(product) * alpha);
+}
+
 int64_t chosen_attention(
     const Tensor &q,
     const Tensor &k,
@@ -296,6 +319,8 @@ TORCH_LIBRARY_IMPL(aten, CUDA, library) {
     library.impl("empty_strided", empty_strided);
     library.impl("copy_", copy);
     library.impl("_scaled_dot_product_efficient_attention", efficient_attention);
+    library.impl("bmm.dtype", wide_product);
+    library.impl("baddbmm.dtype", wide_sum);
     // libtorch would take these apart into kernels of cuDNN and of its own.
     library.impl("convolution", torch::CppFunction::makeFromBoxedFunction<&on_the_cpu>());
     library.impl("convolution_backward", torch::CppFunction::makeFromBoxedFunction<&on_the_cpu>());

@@ -10,8 +10,9 @@ use tch::Tensor;
 use super::{
     attention::{Attended, Sees, joined, repeated},
     pack::{GroupRows, OwnRows, Pack},
-    wide,
+    wide, wide_baddbmm, wide_bmm,
 };
+use crate::head::chunks;
 
 /// Heads x rows x columns whose weights are held at a time where no kernel does it.
 const CHUNK_ELEMENTS: i64 = 1 << 24;
@@ -111,32 +112,34 @@ fn kernel_backward(rows: &Rows, [k, v]: [&Tensor; 2], sees: Sees) -> [Tensor; 3]
     [at_q, at_k, at_v]
 }
 
-/// The same by explicit weights, in f32 (scores rounded to bf16 would not fit their log-sum-exp), at most `elements` of them
-/// at a time.
+/// The same by explicit weights, at most `elements` of them at a time. Scores are in f32 (rounded to bf16 they would not fit
+/// their log-sum-exp); of bf16 factors, weights and their gradients are rounded to bf16 before products, as in fused kernels.
 fn explicit_backward(rows: &Rows, [k, v]: [&Tensor; 2], sees: Sees, elements: i64) -> [Tensor; 3] {
     let kind = k.kind();
-    let rows = rows.map(wide);
-    let [k, v] = [k, v].map(wide);
-    let (batch, heads, count, width) = rows.q.size4().unwrap_or_default();
-    let scale = (width as f64).powf(-0.5);
-    let [mut at_k, mut at_v] = [k.zeros_like().contiguous(), v.zeros_like().contiguous()];
+    let (heads, columns) = (rows.q.size()[..2].to_vec(), k.size()[2]);
+    let scale = (k.size()[3] as f64).powf(-0.5);
+    let rows = rows.map(|x| x.flatten(0, 1));
+    let [k, v] = [k, v].map(|x| x.flatten(0, 1)); // [B H, S, E]
+    let bias = rows.lse.neg().unsqueeze(-1);
+    let at_bias = (wide(&rows.at_out) * wide(&rows.out)).sum_dim_intlist(-1, true, bias.kind()).neg(); // [B H, R, 1]
+    let [at_k, at_v] = [(); 2].map(|()| k.zeros_like().to_kind(bias.kind()));
     let mut at_q = Vec::new();
-    let chunk = (elements / (batch * heads * k.size()[2]).max(1)).max(1);
-    for start in (0..count).step_by(chunk as usize) {
-        let part = rows.map(|x| x.narrow(2, start, chunk.min(count - start)));
-        let columns = if sees == Sees::Causally { start + part.q.size()[2] } else { k.size()[2] };
-        let [k, v, mut at_k, mut at_v] = [&k, &v, &at_k, &at_v].map(|x| x.narrow(2, 0, columns));
-        let weights = (part.q.matmul(&k.transpose(-2, -1)) * scale - part.lse.unsqueeze(-1)).exp();
-        let weights = if sees == Sees::Causally { weights.tril(start) } else { weights };
-        let delta = (&part.at_out * &part.out).sum_dim_intlist(-1, true, k.kind());
-        let at_scores = (part.at_out.matmul(&v.transpose(-2, -1)) - delta) * &weights * scale;
-        at_v += weights.transpose(-2, -1).matmul(&part.at_out);
-        at_k += at_scores.transpose(-2, -1).matmul(&part.q);
-        at_q.push(at_scores.matmul(&k));
+    let (batch, count) = (k.size()[0], rows.q.size()[1]);
+    for (start, count) in chunks(count, (elements / (batch * columns).max(1)).max(1)) {
+        let part = rows.map(|x| x.narrow(1, start, count));
+        let [bias, at_bias] = [&bias, &at_bias].map(|x| x.narrow(1, start, count));
+        let seen = if sees == Sees::Causally { start + count } else { columns };
+        let [k, v, mut at_k, mut at_v] = [&k, &v, &at_k, &at_v].map(|x| x.narrow(1, 0, seen));
+        let mut weights = wide_baddbmm(&bias, &part.q, &k.transpose(1, 2), scale).exp_();
+        if sees == Sees::Causally {
+            weights = weights.tril_(start);
+        }
+        let at_scores = wide_baddbmm(&at_bias, &part.at_out, &v.transpose(1, 2), 1.0).multiply_(&weights).to_kind(kind);
+        at_v += wide_bmm(&weights.to_kind(kind).transpose(1, 2), &part.at_out);
+        at_k += wide_bmm(&at_scores.transpose(1, 2), &part.q) * scale;
+        at_q.push((wide_bmm(&at_scores, &k) * scale).to_kind(kind));
     }
-    at_k = at_k.to_kind(kind);
-    at_v = at_v.to_kind(kind);
-    [Tensor::cat(&at_q, 2).to_kind(kind), at_k, at_v]
+    [Tensor::cat(&at_q, 1), at_k.to_kind(kind), at_v.to_kind(kind)].map(|x| x.unflatten(0, heads.as_slice()))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::f64::consts::LOG2_E;
 
 use tch::{Device, Tensor};
 
-use super::wide;
+use super::{wide_baddbmm, wide_kind};
 use crate::head::chunks;
 
 /// Which rows' attention to which frames is wanted, within a group.
@@ -77,17 +77,18 @@ pub(super) fn frame_mass([q, k, lse]: [&Tensor; 3], probe: &FrameProbe, held: i6
     let (kv_heads, columns) = (k.size()[1], probe.columns.size()[0]);
     // Weights are formed as powers of two, which libtorch does twice as fast as powers of e on a CPU.
     let scale = (width as f64).powf(-0.5) * LOG2_E;
-    let keys = wide(&k.index_select(0, &probe.columns)).permute([1, 2, 0]); // [K, E, C]
-    let by_frame = probe.frames.to_kind(keys.kind()).tr().unsqueeze(0).expand([kv_heads, -1, -1], false); // [K, F, C]
+    let keys = k.index_select(0, &probe.columns).permute([1, 2, 0]); // [K, E, C]
+    let kind = wide_kind(k.kind());
+    let by_frame = probe.frames.to_kind(kind).tr().unsqueeze(0).expand([kv_heads, -1, -1], false); // [K, F, C]
     let rows = probe.rows.size()[0];
     let chunk = (held / (heads * columns).max(1)).max(1);
     let mut frames = Vec::new();
     for (start, count) in chunks(rows, chunk) {
         let picked = probe.rows.narrow(0, start, count);
         let by_head = |x: &Tensor| x.view([count, kv_heads, heads / kv_heads, -1]).transpose(0, 1).flatten(1, 2);
-        let queries = by_head(&(wide(&q.index_select(0, &picked)) * scale));
-        let lse = by_head(&(lse.index_select(0, &picked) * LOG2_E));
-        let weights = queries.bmm(&keys).subtract_(&lse).exp2_(); // [K, R * H/K, C]
+        let queries = by_head(&q.index_select(0, &picked));
+        let lse = by_head(&(lse.index_select(0, &picked) * -LOG2_E));
+        let weights = wide_baddbmm(&lse, &queries, &keys, scale).exp2_(); // [K, R * H/K, C]
         if probe.before {
             // Filled, not multiplied: what a row cannot see is not in its log-sum-exp and may be infinite here.
             let hidden = probe.columns.unsqueeze(0).gt_tensor(&picked.unsqueeze(1)).unsqueeze(1);
@@ -96,12 +97,12 @@ pub(super) fn frame_mass([q, k, lse]: [&Tensor; 3], probe: &FrameProbe, held: i6
         frames.push(match probe.length {
             Some(length @ LONG..) => {
                 let tokens = weights.view([kv_heads, count, heads / kv_heads, -1, length]);
-                let mass = tokens.sum_dim_intlist(-1, false, keys.kind()); // [K, R, H/K, F]
-                mass.mean_dim([0, 2].as_slice(), false, keys.kind())
+                let mass = tokens.sum_dim_intlist(-1, false, kind); // [K, R, H/K, F]
+                mass.mean_dim([0, 2].as_slice(), false, kind)
             }
             _ => {
                 let mass = by_frame.bmm(&weights.transpose(1, 2)).unflatten(2, [count, -1]); // [K, F, R, H/K]
-                mass.mean_dim([0, 3].as_slice(), false, keys.kind()).tr()
+                mass.mean_dim([0, 3].as_slice(), false, kind).tr()
             }
         });
     }

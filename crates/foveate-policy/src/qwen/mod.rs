@@ -84,6 +84,24 @@ pub(crate) fn wide(x: &Tensor) -> Tensor {
     x.to_kind(wide_kind(x.kind()))
 }
 
+/// `a b` `[B, M, N]` in that type, of `[B, M, K]` and `[B, K, N]`. CUDA multiplies bf16 as it is, with sums in f32.
+pub(crate) fn wide_bmm(a: &Tensor, b: &Tensor) -> Tensor {
+    if is_wide_on_its_own(a) { a.bmm_dtype(b, Kind::Float) } else { wide(a).bmm(&wide(b)) }
+}
+
+/// `bias + scale a b`, the same way; the bias is spread over `[B, M, N]`.
+pub(crate) fn wide_baddbmm(bias: &Tensor, a: &Tensor, b: &Tensor, scale: f64) -> Tensor {
+    if is_wide_on_its_own(a) {
+        let bias = bias.expand([a.size()[0], a.size()[1], b.size()[2]], false);
+        return bias.baddbmm_dtype(a, b, Kind::Float, 1.0, scale);
+    }
+    bias.baddbmm(&wide(a), &wide(b), 1.0, scale)
+}
+
+fn is_wide_on_its_own(factor: &Tensor) -> bool {
+    factor.device().is_cuda() && factor.kind() == Kind::BFloat16
+}
+
 /// Rows of `x` `[N, D]`, some of them several times. Gradients of such a row are summed in a fixed order on CUDA too, unlike
 /// those of `index_select`.
 pub(crate) fn picked(x: &Tensor, rows: &Tensor) -> Tensor {

@@ -58,8 +58,8 @@ pub fn run(args: &SftArgs) -> Result<()> {
         // Hours before it is written to.
         return Err(user_error(format!("--output: {} holds a checkpoint in shards", args.output.display())));
     }
-    if config.sft.objective == SftObjective::Cells && !config.model.train_vision {
-        return Err(user_error("sft.objective = \"cells\" trains the vision tower: set model.train_vision = true"));
+    if config.sft.objective == SftObjective::Cells {
+        labels_file(&config)?; // before a model is loaded
     }
     let stop = Stop::listen()?;
     let policy = load(args, &config)?;
@@ -72,9 +72,7 @@ pub fn run(args: &SftArgs) -> Result<()> {
             train(&policy, &mut Completion::new(text, packing), examples, &course)?;
         }
         SftObjective::Cells => {
-            let path = config.sft.cells.as_deref();
-            let path = path.ok_or_else(|| user_error("sft.objective = \"cells\" needs sft.cells, a file of labels"))?;
-            existing("sft.cells", path)?;
+            let path = labels_file(&config)?;
             let examples = Examples::train(&config, &args.model, text)?;
             train(&policy, &mut Cells::open(path, &policy, config.run.seed as i64)?, examples, &course)?;
         }
@@ -86,6 +84,17 @@ pub fn run(args: &SftArgs) -> Result<()> {
     policy.save(&args.output)?;
     tracing::info!("saved {}", args.output.display());
     Ok(())
+}
+
+/// The labels that `sft.objective = "cells"` learns.
+fn labels_file(config: &Config) -> Result<&Path> {
+    if !config.model.train_vision {
+        return Err(user_error("sft.objective = \"cells\" trains the vision tower: set model.train_vision = true"));
+    }
+    let path = config.sft.cells.as_deref();
+    let path = path.ok_or_else(|| user_error("sft.objective = \"cells\" needs sft.cells, a file of labels"))?;
+    existing("sft.cells", path)?;
+    Ok(path)
 }
 
 fn load(args: &SftArgs, config: &Config) -> Result<Vlm> {
