@@ -191,8 +191,8 @@ impl Head {
             leaf.grad()
         });
         let at_hidden = Tensor::cat(&at_hidden.collect::<Vec<_>>(), 0);
-        if let Some(sum) = at_weight {
-            push(&[(&self.weight, &sum.to_kind(self.weight.kind()))]);
+        if let Some(sum) = at_weight.map(|sum| sum.to_kind(self.weight.kind())) {
+            push(&[(&self.weight, &sum)]);
         }
         at_hidden
     }
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn the_gradient_of_a_bf16_weight_is_rounded_once() {
+    fn the_gradient_of_a_bf16_weight_is_summed_in_f32() {
         // Of the same sign and size in every row, so that a sum in bf16 would stand still after a few hundred.
         let (hidden, weight) = (Tensor::ones([600, 2], (Kind::BFloat16, Device::Cpu)), randn([6, 2]));
         let ids = Tensor::zeros([600], (Kind::Int64, Device::Cpu));
