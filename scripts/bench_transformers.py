@@ -139,7 +139,7 @@ def update(model, group, optimizer):
 
 def wait(device):
     if device != "cpu":
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
 
 
 def median_seconds(work, repeat, device):
@@ -156,14 +156,14 @@ def median_seconds(work, repeat, device):
 
 def peak_mib(device):
     if device != "cpu":
-        return torch.cuda.max_memory_allocated() / 2**20
+        return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def measure(mode, shape, group, args, dtype):
     """The result of one mode and the number of parameters."""
     if args.device != "cpu":
-        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.reset_peak_memory_stats(args.device)
     model = build(shape, "eager" if mode == "rollout-attn" else "sdpa", args.device, dtype)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     if mode == "update":

@@ -16,5 +16,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     link.arg("-shared").args(objects).arg("-o").arg(&library);
     let status = link.arg("-L").arg(libtorch.join("lib")).args(["-ltorch_cpu", "-lc10"]).status()?;
     println!("cargo:rustc-env=CUDA_STAND_IN={}", library.display());
+    println!("cargo:rustc-env=LIBTORCH_AT_BUILD={}", libtorch.display());
     if status.success() { Ok(()) } else { Err(format!("linking the library failed: {status}").into()) }
 }

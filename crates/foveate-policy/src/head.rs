@@ -7,8 +7,11 @@ use crate::{
     room::{Room, number},
 };
 
-/// Logits held at a time: rows x vocabulary.
-const CHUNK_ELEMENTS: i64 = 1 << 25;
+/// Logits held at a time, rows x vocabulary: on a GPU more, since every chunk of rows reads and writes the whole gradient
+/// of the weight.
+fn held_logits(device: Device) -> i64 {
+    if device == Device::Cpu { 1 << 25 } else { 1 << 27 }
+}
 
 /// Up to so many rows a CPU multiplies the weight with them, not them with the weight: for 8 to 32 of them a third to
 /// all of the time, the transposition included. With more the transposition takes longer than is saved.
@@ -61,7 +64,7 @@ impl Head {
             weight: weight.shallow_clone(),
             temperature,
             never,
-            chunk: (CHUNK_ELEMENTS / weight.size()[0].max(1)).max(1),
+            chunk: (held_logits(weight.device()) / weight.size()[0].max(1)).max(1),
         }
     }
 
@@ -299,11 +302,14 @@ mod tests {
 
     #[test]
     fn a_chunk_of_a_released_vocabulary_stays_within_its_bound() {
-        for vocabulary in [11, 151_936, CHUNK_ELEMENTS * 2] {
+        for vocabulary in [11, 151_936, held_logits(Device::Cpu) * 2] {
             let head =
                 Head::new(&Tensor::zeros([1], (Kind::Float, Device::Cpu)).expand([vocabulary, 1], false), 1.0, &[]);
             let held = head.chunk * vocabulary;
-            assert!(head.chunk >= 1 && held <= CHUNK_ELEMENTS.max(vocabulary), "{held} logits of {vocabulary}");
+            assert!(
+                head.chunk >= 1 && held <= held_logits(Device::Cpu).max(vocabulary),
+                "{held} logits of {vocabulary}"
+            );
         }
         let covered: Vec<_> = chunks(10, 4).collect();
         assert_eq!(covered, [(0, 4), (4, 4), (8, 2)]);

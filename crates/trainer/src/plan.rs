@@ -154,6 +154,14 @@ impl Memory {
             Recompute::Nothing => layers * layer,
             Recompute::Layers => layers * (2 * t.hidden_size) as f64 + layer,
         };
+        // A tower that is trained keeps as much of a patch in each block, whatever `recompute` says.
+        let v = &model.vision;
+        let tower = if config.model.train_vision {
+            let patches = pass * tokens.video as f64 / group * v.merge_area() as f64;
+            patches * (v.depth * (14 * v.hidden_size + 4 * v.intermediate_size)) as f64
+        } else {
+            0.0
+        };
         let videos = if tokens.examples == 0 { f64::INFINITY } else { tokens.examples as f64 };
         let features = (videos * (tokens.video as i64 * t.hidden_size) as f64 * bytes)
             .min((config.model.feature_cache_mib << 20) as f64);
@@ -165,7 +173,7 @@ impl Memory {
             ("reference policy", reference * bytes),
             ("kept features", if config.model.train_vision { 0.0 } else { features }),
             ("keys and values", drawn * cached * bytes),
-            ("activations", pass * kept * bytes),
+            ("activations", (pass * kept + tower) * bytes),
         ]))
     }
 

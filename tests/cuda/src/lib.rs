@@ -8,14 +8,23 @@
 //! whose result it reads. What it cannot show is what the real kernels do: their
 //! rounding, their speed, the memory that they take.
 
-use std::{env, ffi::OsString};
+use std::{env, ffi::OsString, path::Path};
 
 /// The variable that names the library of a real device, which then takes the stand-in's place.
 pub const REAL: &str = "FOVEATE_LIBTORCH_CUDA";
 
 /// The library with the device's operations, for that variable or to be loaded with all its symbols before libtorch is first
-/// used.
+/// used: the one that [`REAL`] names, the one beside a full torch's CPU part (with which the stand-in cannot be loaded), or
+/// the stand-in.
 #[must_use]
 pub fn library() -> OsString {
-    env::var_os(REAL).unwrap_or_else(|| env!("CUDA_STAND_IN").into())
+    let beside = Path::new(env!("LIBTORCH_AT_BUILD")).join("lib/libtorch_cuda.so");
+    let here = || if beside.exists() { beside.into() } else { env!("CUDA_STAND_IN").into() };
+    env::var_os(REAL).unwrap_or_else(here)
+}
+
+/// Whether [`library`] is the stand-in.
+#[must_use]
+pub fn stands_in() -> bool {
+    library() == env!("CUDA_STAND_IN")
 }

@@ -278,6 +278,11 @@ Tensor wide_product(const Tensor &a, const Tensor &b, at::ScalarType type) {
     return on_device(on_host(a).to(type).bmm(on_host(b).to(type)));
 }
 
+Tensor &wide_product_within(const Tensor &a, const Tensor &b, at::ScalarType type, Tensor &out) {
+    TORCH_CHECK(out.is_cuda() && out.scalar_type() == type, "bmm.dtype_out: into ", out.dtype());
+    return out.copy_(wide_product(a, b, type));
+}
+
 Tensor wide_sum(
     const Tensor &bias,
     const Tensor &a,
@@ -320,6 +325,7 @@ TORCH_LIBRARY_IMPL(aten, CUDA, library) {
     library.impl("copy_", copy);
     library.impl("_scaled_dot_product_efficient_attention", efficient_attention);
     library.impl("bmm.dtype", wide_product);
+    library.impl("bmm.dtype_out", wide_product_within);
     library.impl("baddbmm.dtype", wide_sum);
     // libtorch would take these apart into kernels of cuDNN and of its own.
     library.impl("convolution", torch::CppFunction::makeFromBoxedFunction<&on_the_cpu>());

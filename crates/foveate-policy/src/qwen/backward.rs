@@ -9,13 +9,11 @@ use tch::Tensor;
 
 use super::{
     attention::{Attended, Sees, joined, repeated},
+    frames::held_elements,
     pack::{GroupRows, OwnRows, Pack},
     wide, wide_baddbmm, wide_bmm,
 };
 use crate::head::chunks;
-
-/// Heads x rows x columns whose weights are held at a time where no kernel does it.
-const CHUNK_ELEMENTS: i64 = 1 << 24;
 
 /// Gradients at q `[N, H, E]` and k, v `[N, K, E]`, given that at the output `[N, H, E]`.
 pub(crate) fn attend_backward(pack: &Pack, qkv: [&Tensor; 3], attended: &Attended, at_out: &Tensor) -> [Tensor; 3] {
@@ -94,7 +92,7 @@ fn own_backward(own: &OwnRows, rows: &Rows, [k, v]: [&Tensor; 2]) -> [Tensor; 3]
 fn kernel_backward(rows: &Rows, [k, v]: [&Tensor; 2], sees: Sees) -> [Tensor; 3] {
     let Rows { q, out, lse, at_out } = rows;
     if q.device().is_cuda() {
-        return explicit_backward(rows, [k, v], sees, CHUNK_ELEMENTS);
+        return explicit_backward(rows, [k, v], sees, held_elements(q.device()));
     }
     let causal = sees == Sees::Causally;
     let (at_q, at_k, at_v) = Tensor::internal_scaled_dot_product_flash_attention_for_cpu_backward::<&Tensor>(
@@ -219,7 +217,7 @@ mod tests {
             let rows = Rows { q: q.copy(), out: out.copy(), lse, at_out: at_out.copy() };
             let kernel = kernel_backward(&rows, [&k, &v], sees);
             // All rows at once, four at a time, one at a time.
-            for elements in [CHUNK_ELEMENTS, 4 * 2 * 3 * columns, 1] {
+            for elements in [held_elements(Device::Cpu), 4 * 2 * 3 * columns, 1] {
                 let explicit = explicit_backward(&rows, [&k, &v], sees, elements);
                 for (kernel, explicit) in kernel.iter().zip(&explicit) {
                     assert!(close(explicit, kernel), "{sees:?} {elements}");

@@ -62,8 +62,7 @@ impl FrameProbe {
 /// From so many tokens a frame on, adding them up is cheaper than a product with the matrix of which belongs to which.
 const LONG: i64 = 16;
 
-/// Rows x heads x video tokens to be held at a time while frame attention is summed up: enough to keep the cores, or a GPU,
-/// busy.
+/// Rows x heads x columns whose weights are held at a time where they are formed: enough to keep the cores, or a GPU, busy.
 pub(super) fn held_elements(device: Device) -> i64 {
     if device == Device::Cpu { 1 << 22 } else { 1 << 26 }
 }

@@ -98,6 +98,7 @@ pub(crate) fn wide_baddbmm(bias: &Tensor, a: &Tensor, b: &Tensor, scale: f64) ->
     bias.baddbmm(&wide(a), &wide(b), 1.0, scale)
 }
 
+/// Whether products of such a factor can have f32 results without a wider copy of it.
 fn is_wide_on_its_own(factor: &Tensor) -> bool {
     factor.device().is_cuda() && factor.kind() == Kind::BFloat16
 }

@@ -167,6 +167,9 @@ fn measure(
         kind: options.kind,
         peak_tflops: args.peak_tflops.or_else(|| known_tflops(options.device, options.kind)),
     };
+    if let [(_, _, peak)] = &mut measured[..] {
+        *peak = peak_mib(options.device)?; // of all rounds, as the peer's: no other mode has had a part in it
+    }
     let mut results = Map::new();
     for (mode, rounds, peak) in &measured {
         let mut result = yardstick.result(*mode, rounds, *peak);

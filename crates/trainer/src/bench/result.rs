@@ -101,15 +101,27 @@ pub(super) fn peak_mib(device: Device) -> Result<f64> {
 }
 
 /// Dense bf16 operations a second of H100 and H200 (SXM), as NVIDIA states them, in 10^12; the driver's files say whether
-/// the GPU is one.
+/// the machine's GPUs are such.
 pub(super) fn known_tflops(device: Device, kind: Kind) -> Option<f64> {
     if device == Device::Cpu || kind != Kind::BFloat16 {
         return None;
     }
-    let gpus = std::fs::read_dir("/proc/driver/nvidia/gpus").ok()?;
-    let first = gpus.flatten().find_map(|gpu| std::fs::read_to_string(gpu.path().join("information")).ok())?;
-    let model = first.lines().find_map(|line| line.strip_prefix("Model:"))?;
-    ["H100", "H200"].iter().any(|name| model.contains(name)).then_some(989.0)
+    let gpus = std::fs::read_dir("/proc/driver/nvidia/gpus").ok()?.flatten();
+    let about: Vec<String> =
+        gpus.map(|gpu| std::fs::read_to_string(gpu.path().join("information"))).collect::<Result<_, _>>().ok()?;
+    let models = about.iter().flat_map(|text| text.lines()).filter_map(|line| line.strip_prefix("Model:"));
+    tflops_of(models)
+}
+
+/// Of GPUs of these models, if all are known to do as much: CUDA numbers them in an order of its own.
+fn tflops_of<'a>(models: impl Iterator<Item = &'a str>) -> Option<f64> {
+    // The cards for PCIe run at lower clocks.
+    let known = |model: &str| {
+        ["H100", "H200"].iter().any(|name| model.contains(name))
+            && !["PCIe", "NVL"].iter().any(|kind| model.contains(kind))
+    };
+    let known: Vec<bool> = models.map(known).collect();
+    (!known.is_empty() && known.iter().all(|known| *known)).then_some(989.0)
 }
 
 #[cfg(test)]
@@ -120,6 +132,15 @@ mod tests {
     fn the_median_is_the_middle_or_the_mean_of_the_two_middles() {
         assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
+    }
+
+    #[test]
+    fn a_peak_is_known_of_some_models_if_no_other_is_there() {
+        let of = |models: &[&str]| tflops_of(models.iter().copied());
+        assert_eq!(of(&[" NVIDIA H200", " NVIDIA H100 80GB HBM3"]), Some(989.0));
+        for models in [&[][..], &[" NVIDIA A100-SXM4-80GB"], &[" NVIDIA H100 PCIe"], &[" NVIDIA H200", " NVIDIA L4"]] {
+            assert_eq!(of(models), None, "{models:?}");
+        }
     }
 
     #[test]

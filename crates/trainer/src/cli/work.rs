@@ -135,7 +135,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "WHAT", default_value = "nothing", value_parser = word::<Recompute>)]
     pub recompute: Recompute,
     /// update: what is kept in f32 behind bfloat16 weights: float32, master or weights (nothing, as the peer)
-    #[arg(long, value_name = "WHAT", default_value = "float32", value_parser = word::<Precision>)]
+    #[arg(long, value_name = "WHAT", default_value = "weights", value_parser = word::<Precision>)]
     pub precision: Precision,
     /// What the device can do at most, in 10^12 operations a second, for the share that is used (`mfu`)
     /// [default: 989 for bfloat16 on H100 and H200, else unknown]

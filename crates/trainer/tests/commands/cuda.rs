@@ -1,5 +1,5 @@
 //! The program on a CUDA device: it computes there what it computes on the CPU. `tests/cuda` stands in for the device, unless
-//! `FOVEATE_LIBTORCH_CUDA` names a real one's library.
+//! torch is a full one or `FOVEATE_LIBTORCH_CUDA` names a real device's library.
 
 use std::path::Path;
 use std::process::Output;
@@ -115,16 +115,19 @@ fn a_frame_selector_trains_as_on_the_cpu() {
 #[test]
 fn a_benchmark_reports_the_devices_memory() {
     let (_folder, path) = bench::file(&bench::tiny());
-    for dtype in ["float32", "bfloat16"] {
+    // Bytes of a weight with its gradient, both moments, and behind bf16 a master copy and a sum of gradients if asked for.
+    for (dtype, precision, bytes) in
+        [("float32", &[][..], 16.0), ("bfloat16", &[], 8.0), ("bfloat16", &["--precision", "float32"], 20.0)]
+    {
         let options = ["--device", "cuda", "--dtype", dtype, "--repeat", "2", "--peak-tflops", "1"];
-        let said = succeed_there(&[&["bench", "--shape", text(&path), "--mode", "all"], &options[..]].concat());
+        let command = ["bench", "--shape", text(&path), "--mode", "all"];
+        let said = succeed_there(&[&command[..], &options, precision].concat());
         let report: Value = serde_json::from_str(&said).unwrap();
         assert_eq!(report["device"], "cuda");
         for mode in ["rollout", "rollout-attn", "update", "score", "score-attn"] {
             assert!(bench::number(&report, &format!("/results/{mode}/mfu")) > 0.0, "{mode}: {report}");
         }
-        // Weights and gradients, and both moments in f32; behind bf16 a master copy and a sum of gradients more.
-        let bytes = bench::number(&report, "/params") * if dtype == "float32" { 16.0 } else { 20.0 };
+        let bytes = bench::number(&report, "/params") * bytes;
         let peak = bench::number(&report, "/results/update/peak_mib") * f64::from(1 << 20);
         // What a real device's cuBLAS works in counts as well: 32 MiB on an H100.
         let most = 20.0 * bytes + f64::from(100 << 20);

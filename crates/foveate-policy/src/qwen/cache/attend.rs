@@ -2,7 +2,7 @@
 
 use tch::{Kind, Tensor};
 
-use super::{Cache, Sizes};
+use super::{super::is_wide_on_its_own, Cache, Sizes};
 use crate::room::{Room, number};
 
 /// What attention of a token is formed in, layer after layer.
@@ -11,16 +11,16 @@ pub(super) struct AttendRooms {
     scale: Tensor,   // [], of the scores
     projected: Room, // [N, C, H + 2K, E] f32
     queries: Room,   // [N * K, C * R, E]
-    on_prompt: Room, // [N * K, C * R, P]
-    on_own: Room,    // [N * K * C, R, columns used]
+    on_prompt: Room, // [N * K, C * R, P], scores where products of this type have no wider results
+    on_own: Room,    // [N * K * C, R, columns used], likewise
     scores: Room,    // [N * K, C * R, P + columns used] f32
     weights: Room,   // the same
     typed: Room,     // the same in the number type of values, if that is another
     summed: Room,    // [N * K, C * R, E]
-    marked: Room,    // [L, N * K, C * R, E + F], of layers whose frame attention is seen
+    marked: Room,    // [L, N * K, C * R, E + F], of layers whose frame attention is seen, in f32
     attended: Room,  // [N * K * C, R, E]
     by_row: Room,    // [B, H * E]
-    marks: Room,     // [L * N, K * C * R, F] f32, if those of `marked` are of another type
+    marks: Room,     // [L, N, K * C * R, F] f32, of the same layers where values are of another type
     seen: Room,      // [L, B, F] f32
 }
 
@@ -85,24 +85,38 @@ impl Cache {
         // One softmax over both parts.
         let [prompt_keys, prompt_values] = &layer.prompt;
         let prompt = prompt_keys.size()[1];
-        let on_prompt = rooms.on_prompt.shaped(&[groups * kv_heads, rows * repeat, prompt]);
-        let _ = self.prompt_bias.baddbmm_out(&on_prompt, &q, &prompt_keys.transpose(1, 2));
-        let on_own = rooms.on_own.shaped(&[groups * kv_heads * rows, repeat, used]);
-        let own_bias = self.own_bias.narrow(2, 0, used);
-        let _ = own_bias.baddbmm_out(&on_own, &q.view([-1, repeat, width]), &own_keys.transpose(1, 2));
         let both = [groups * kv_heads, rows * repeat, prompt + used];
         let [scores, weights] = [&mut rooms.scores, &mut rooms.weights].map(|room| room.shaped(&both));
-        let _ = Tensor::cat_out(&scores, &[on_prompt, on_own.view([both[0], both[1], used])], -1);
-        let _ = scores.softmax_int_out(&weights, -1, Kind::Float);
-        let weights = rooms.typed.holding(&weights);
-
-        let marks = prompt_values.size()[2] - width;
-        let summed = if marks > 0 {
-            let seen = (index + self.sizes.seen_layers - self.sizes.layers) as i64;
-            rooms.marked.shaped(&[self.sizes.seen_layers as i64, both[0], both[1], width + marks]).get(seen)
+        let (own_q, own_bias) = (q.view([-1, repeat, width]), self.own_bias.narrow(2, 0, used));
+        let keys = [prompt_keys, &own_keys].map(|keys| keys.transpose(1, 2));
+        if is_wide_on_its_own(&q) {
+            let on_own = scores.view([-1, repeat, prompt + used]).narrow(2, prompt, used);
+            let parts = [(&q, scores.narrow(2, 0, prompt), &self.prompt_bias), (&own_q, on_own, &own_bias)];
+            for ((q, mut scores, bias), keys) in parts.into_iter().zip(&keys) {
+                let _ = q.bmm_dtype_out(&scores, keys, Kind::Float);
+                let _ = scores.g_add_(bias);
+            }
         } else {
-            rooms.summed.shaped(&[both[0], both[1], width])
+            let on_prompt = rooms.on_prompt.shaped(&[both[0], both[1], prompt]);
+            let _ = self.prompt_bias.baddbmm_out(&on_prompt, &q, &keys[0]);
+            let on_own = rooms.on_own.shaped(&[groups * kv_heads * rows, repeat, used]);
+            let _ = own_bias.baddbmm_out(&on_own, &own_q, &keys[1]);
+            let _ = Tensor::cat_out(&scores, &[on_prompt, on_own.view([both[0], both[1], used])], -1);
+        }
+        let _ = scores.softmax_int_out(&weights, -1, Kind::Float);
+        let (seen, seen_layers) = (self.sizes.seen(index), self.sizes.seen_layers as i64);
+        let beside = prompt_values.size()[2] - width;
+        if let Some(seen) = seen.filter(|_| beside == 0) {
+            let by_group = [groups, kv_heads * rows * repeat];
+            let marks = rooms.marks.shaped(&[seen_layers, by_group[0], by_group[1], self.sizes.frames]).get(seen);
+            let weights = weights.view([by_group[0], by_group[1], prompt + used]).narrow(2, 0, prompt);
+            let _ = weights.bmm_out(&marks, &self.marks);
+        }
+        let summed = match seen {
+            Some(seen) if beside > 0 => rooms.marked.shaped(&[seen_layers, both[0], both[1], width + beside]).get(seen),
+            _ => rooms.summed.shaped(&[both[0], both[1], width]),
         };
+        let weights = rooms.typed.holding(&weights);
         let _ = weights.narrow(2, 0, prompt).bmm_out(&summed, prompt_values);
         let summed = summed.narrow(2, 0, width).view([-1, repeat, width]);
         let on_own = weights.narrow(2, prompt, used).view([-1, repeat, used]);
@@ -123,11 +137,12 @@ impl Cache {
         if layers * frames == 0 {
             return None;
         }
-        let by_head = [layers * groups, kv_heads * rows * repeat, width + frames];
-        let mut marks = self.rooms.marked.shaped(&by_head).narrow(2, width, frames);
-        if marks.kind() != Kind::Float {
-            marks = self.rooms.marks.holding(&marks);
-        }
+        let by_head = |width: i64| [layers * groups, kv_heads * rows * repeat, width];
+        let marks = if self.sizes.marks_apart() > 0 {
+            self.rooms.marks.shaped(&by_head(frames))
+        } else {
+            self.rooms.marked.shaped(&by_head(width + frames)).narrow(2, width, frames)
+        };
         let seen = self.rooms.seen.shaped(&[layers * groups, rows, frames]);
         let _ = self.head_mean.expand([layers * groups, -1, -1], false).bmm_out(&seen, &marks);
         Some(seen.view([layers, groups * rows, frames]))

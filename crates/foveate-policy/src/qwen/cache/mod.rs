@@ -47,9 +47,19 @@ impl Sizes {
         self.heads / self.kv_heads
     }
 
-    /// Frames whose attention is seen in a layer.
-    fn seen_frames(&self, layer: usize) -> i64 {
-        if layer + self.seen_layers >= self.layers { self.frames } else { 0 }
+    /// Among the layers whose attention is seen, the place of this one.
+    fn seen(&self, layer: usize) -> Option<i64> {
+        (layer + self.seen_layers).checked_sub(self.layers).filter(|_| self.frames > 0).map(|place| place as i64)
+    }
+
+    /// Marks beside each value of a layer: the frames', in f32. Another type would round the sums of weights.
+    fn marks_beside(&self, layer: usize) -> i64 {
+        self.seen(layer).filter(|_| self.kind == Kind::Float).map_or(0, |_| self.frames)
+    }
+
+    /// Marks that stand apart from the values, for all layers.
+    fn marks_apart(&self) -> i64 {
+        if self.seen_layers == 0 || self.kind == Kind::Float { 0 } else { self.frames }
     }
 }
 
@@ -76,6 +86,7 @@ pub(crate) struct Cache {
     own_bias: Tensor,    // [N * K * C, 1, T]: -inf before a group's first column
     rotations: Tensor,   // [T, N, 1, 1, E/2] complex
     head_mean: Tensor,   // [C, K * C * R] f32: the product with it is a row's mean over heads
+    marks: Tensor,       // [N, P, F or 0] f32: 1 where a prompt's row is of a frame, if values do not go on with it
     rooms: AttendRooms,
 }
 
@@ -84,7 +95,7 @@ struct Layer {
     /// What the following are views of. Whoever comes later is written over those who were there before.
     room: [Room; 3],
     /// Keys `[N * K, P, E]` and values `[N * K, P, E + F]`. In layers whose frame attention is seen, each prompt row's
-    /// value goes on with a 1 for its frame: summing values up then sums the weights on each frame up as well.
+    /// value, if in f32, goes on with a 1 for its frame: summing values up then sums the weights on each frame up as well.
     prompt: [Tensor; 2],
     own: Tensor, // keys and values, [2, N, K, C, T, E]
 }
@@ -103,6 +114,7 @@ impl Cache {
             own_bias: none(),
             rotations: none(),
             head_mean: none(),
+            marks: none(),
             rooms: AttendRooms::new(&sizes),
         }
     }
@@ -125,17 +137,24 @@ impl Cache {
         rooms.reserve(&sizes, shape);
         let layers = if self.layers.is_empty() {
             let room = || [(); 3].map(|()| Room::new(sizes.kind, sizes.device));
-            (0..sizes.layers).map(|index| Layer::within(room(), &sizes, sizes.seen_frames(index), shape)).collect()
+            (0..sizes.layers).map(|index| Layer::within(room(), &sizes, sizes.marks_beside(index), shape)).collect()
         } else {
             // Layer by layer, so that only one is held twice.
             self.layers.into_iter().map(|layer| layer.moved(&sizes, &move_, shape, [dropped, used])).collect()
         };
+        let marks = Tensor::zeros([groups, prompt, sizes.marks_apart()], (Kind::Float, sizes.device));
+        if move_.staying > 0 {
+            let kept = prompt.min(self.marks.size()[1]);
+            let old = self.marks.narrow(1, 0, kept).index_select(0, &move_.groups);
+            marks.narrow(0, 0, move_.staying).narrow(1, 0, kept).copy_(&old);
+        }
         Self {
             sizes,
             groups,
             rows,
             used,
             layers,
+            marks,
             prompt_bias: bias(&sizes, members, prompt, |member, column| column >= member.prompt)
                 .repeat_interleave_self_int(sizes.kv_heads, 0, None),
             own_bias: bias(&sizes, members, sizes.columns, |member, column| column < member.start)
@@ -164,6 +183,10 @@ impl Cache {
                 let ones = probe.frames.to_kind(self.sizes.kind).expand([heads, columns, frames], false);
                 let _ = value_store.narrow(2, width, frames).index_copy_(1, &probe.columns, &ones);
             }
+        }
+        if let Some(probe) = probe.filter(|_| self.sizes.marks_apart() > 0) {
+            let frames = probe.frames.size()[1];
+            let _ = self.marks.get(group).narrow(1, 0, frames).index_copy_(0, &probe.columns, &probe.frames);
         }
     }
 
@@ -211,15 +234,16 @@ impl Layer {
 /// Where those who stay were.
 struct Move {
     staying: i64,
+    groups: Tensor,  // [staying]
     prompts: Tensor, // [staying * K]
     own: Tensor,     // [staying * K * C]
 }
 
 impl Move {
     fn new(sizes: &Sizes, members: &[Member], rows: i64, rows_before: i64) -> Self {
-        let (mut staying, mut prompts, mut own) = (0, Vec::new(), Vec::new());
+        let (mut groups, mut prompts, mut own) = (Vec::new(), Vec::new(), Vec::new());
         for (group, picked) in members.iter().filter_map(|member| member.from.as_ref()) {
-            staying += 1;
+            groups.push(*group);
             for head in 0..sizes.kv_heads {
                 prompts.push(group * sizes.kv_heads + head);
                 own.extend(picked.iter().map(|row| (group * sizes.kv_heads + head) * rows_before + row));
@@ -227,7 +251,12 @@ impl Move {
         }
         debug_assert_eq!(own.len() as i64, prompts.len() as i64 * rows);
         let on_device = |index: &[i64]| Tensor::from_slice(index).to_device(sizes.device);
-        Self { staying, prompts: on_device(&prompts), own: on_device(&own) }
+        Self {
+            staying: groups.len() as i64,
+            groups: on_device(&groups),
+            prompts: on_device(&prompts),
+            own: on_device(&own),
+        }
     }
 }
 
@@ -249,4 +278,78 @@ pub(crate) fn paired(x: &Tensor, dim: usize) -> Tensor {
     let width = shape[dim];
     shape.splice(dim..=dim, [2, width / 2]);
     x.view(shape.as_slice()).transpose(dim as i64, dim as i64 + 1).reshape(x.size())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FLOATS: (Kind, Device) = (Kind::Float, Device::Cpu);
+
+    /// A token of every row attends to its columns alike; the frame attention then seen, `[B, F]`.
+    fn seen_by_a_token(cache: &mut Cache) -> Vec<f32> {
+        let Sizes { heads, kv_heads, width, .. } = cache.sizes;
+        let rows = cache.groups * cache.rows;
+        let zeros = Tensor::zeros([(heads + 2 * kv_heads) * width, rows], FLOATS).to_kind(cache.sizes.kind);
+        let _ = cache.attend(0, &zeros);
+        cache.advance();
+        cache.seen().unwrap().view(-1).try_into().unwrap()
+    }
+
+    #[test]
+    fn frame_attention_is_summed_in_f32_whatever_the_type_of_values() {
+        for kind in [Kind::BFloat16, Kind::Float, Kind::Double] {
+            let sizes = Sizes {
+                layers: 1,
+                heads: 2,
+                kv_heads: 1,
+                width: 8,
+                hidden: 16,
+                columns: 4,
+                seen_layers: 1,
+                frames: 2,
+                kind,
+                device: Device::Cpu,
+            };
+            let nowhere = Tensor::zeros([4 * 2], FLOATS); // of every column and group
+            let rope = Rope::vision(8, &nowhere, &nowhere);
+            // A prompt whose first row is of no frame; three rows of the first, the rest of the second.
+            let fill = |cache: &Cache, group: i64, prompt: i64| {
+                let keys_values = [(); 2].map(|()| Tensor::zeros([prompt, 1, 8], FLOATS).to_kind(kind));
+                let columns = Tensor::arange_start(1, prompt, (Kind::Int64, Device::Cpu));
+                let frames = columns.gt(3).to_kind(Kind::Int64).one_hot(2).to_kind(Kind::Float);
+                let rows = Tensor::from_slice(&[prompt - 1]);
+                let probe = FrameProbe {
+                    rows,
+                    first: prompt - 1,
+                    columns,
+                    frames,
+                    length: None,
+                    runs: Vec::new(),
+                    before: false,
+                };
+                cache.fill(group, &[keys_values], Some(&probe));
+            };
+            let check = |found: Vec<f32>, expected: &[f32]| {
+                assert_eq!(found.len(), expected.len());
+                let off =
+                    found.iter().zip(expected).map(|(found, expected)| (found - expected).abs()).fold(0.0, f32::max);
+                assert!(off < 1e-6, "{kind:?}: {found:?}, not {expected:?}");
+            };
+            let new = |prompt| Member { from: None, prompt, start: 0 };
+            let mut cache = Cache::empty(sizes).regrouped(&[new(29), new(64)], 1, 0, &rope);
+            fill(&cache, 0, 29);
+            fill(&cache, 1, 64);
+            // Their prompts' rows and one of their own.
+            check(seen_by_a_token(&mut cache), &[3.0 / 30.0, 25.0 / 30.0, 3.0 / 65.0, 60.0 / 65.0]);
+            // The second goes on beside one that joins behind its first column.
+            let members = [
+                Member { from: Some((1, vec![0])), prompt: 64, start: 0 },
+                Member { from: None, prompt: 19, start: 1 },
+            ];
+            let mut cache = cache.regrouped(&members, 1, 0, &rope);
+            fill(&cache, 1, 19);
+            check(seen_by_a_token(&mut cache), &[3.0 / 66.0, 60.0 / 66.0, 3.0 / 20.0, 15.0 / 20.0]);
+        }
+    }
 }
