@@ -207,7 +207,9 @@ fn rollouts_are_those_of_the_cpu_in_every_way_to_draw() {
 fn a_rollout_in_bf16_observes_what_a_pass_does() {
     let [_, model] = models(Kind::BFloat16, Trainable::Nothing);
     let mut compared = 0;
-    for (prompt, rollout) in prompts().iter().zip(rollouts(&model, 3, &params(12), &[END])) {
+    let (rollouts, operations) = runtime::operations(|| rollouts(&model, 3, &params(12), &[END])).unwrap();
+    assert!(operations.contains_key("aten::bmm.dtype_out"), "scores of drawn tokens are in f32");
+    for (prompt, rollout) in prompts().iter().zip(rollouts) {
         let prompt = model.encode(prompt).unwrap();
         let completions = Completions::new(&rollout.ids, model.device());
         let segment = Segment { prompt: &prompt, completions: &completions };

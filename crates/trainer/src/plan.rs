@@ -157,7 +157,8 @@ impl Memory {
         // A tower that is trained keeps as much of a patch in each block, whatever `recompute` says.
         let v = &model.vision;
         let tower = if config.model.train_vision {
-            let patches = pass * tokens.video as f64 / group * v.merge_area() as f64;
+            // A group that does not fit in a pass has its video in each.
+            let patches = (pass / group).max(1.0) * (tokens.video as i64 * v.merge_area()) as f64;
             patches * (v.depth * (14 * v.hidden_size + 4 * v.intermediate_size)) as f64
         } else {
             0.0
@@ -177,10 +178,13 @@ impl Memory {
         ]))
     }
 
+    fn of(&self, use_: &str) -> f64 {
+        self.0.iter().find(|(other, _)| *other == use_).map_or(0.0, |(_, bytes)| *bytes)
+    }
+
     /// A line for each use, and the most that is in use at a time: rollout and update take turns.
     fn table(&self) -> String {
-        let of = |name: &str| self.0.iter().find(|(other, _)| *other == name).map_or(0.0, |(_, bytes)| *bytes);
-        let turns = of("keys and values").min(of("activations"));
+        let turns = self.of("keys and values").min(self.of("activations"));
         let total: f64 = self.0.iter().map(|(_, bytes)| bytes).sum::<f64>() - turns;
         let mut text = String::new();
         for (name, bytes) in self.0.iter().chain([&("at most at a time", total)]) {
@@ -212,6 +216,7 @@ pub(crate) fn vision_parameters(model: &ModelConfig) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Layers, resolve};
 
     #[test]
     fn video_tokens_follow_from_frames_and_pixels() {
@@ -233,5 +238,25 @@ mod tests {
     fn rollout_and_update_take_turns_in_memory() {
         let memory = Memory(vec![("weights", GIB), ("keys and values", 2.0 * GIB), ("activations", 3.0 * GIB)]);
         assert!(memory.table().ends_with("at most at a time      4.00 GiB\n"), "{}", memory.table());
+    }
+
+    #[test]
+    fn a_trained_tower_keeps_all_patches_of_a_pass() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data/tiny-vlm");
+        let model = ModelConfig::from_dir(&folder).unwrap();
+        let activations = |train_vision: bool, pass_tokens: usize| {
+            let set = [
+                format!("model.train_vision={train_vision}"),
+                format!("optim.pass_tokens={pass_tokens}"),
+                "rollout.prompts_per_step=3".into(),
+                "rollout.completions=2".into(),
+            ];
+            let config = resolve(&Layers { algo: Some("grpo".into()), config: None, set: set.into() }).unwrap().config;
+            let tokens = Tokens { video: 100, completion: 10, examples: 0 };
+            Memory::estimate(&config, &model, &tokens).unwrap().of("activations")
+        };
+        // A group has 120 tokens; a pass holds all three, two, or a part of one.
+        let [all, two, part] = [0, 240, 110].map(|tokens| activations(true, tokens) - activations(false, tokens));
+        assert!(part > 0.0 && all == 3.0 * part && two == 2.0 * part, "{all} {two} {part}");
     }
 }

@@ -279,8 +279,12 @@ Tensor wide_product(const Tensor &a, const Tensor &b, at::ScalarType type) {
 }
 
 Tensor &wide_product_within(const Tensor &a, const Tensor &b, at::ScalarType type, Tensor &out) {
+    Tensor product = wide_product(a, b, type);
     TORCH_CHECK(out.is_cuda() && out.scalar_type() == type, "bmm.dtype_out: into ", out.dtype());
-    return out.copy_(wide_product(a, b, type));
+    // The real one looks at neither, and copies what does not lie row by row.
+    TORCH_CHECK(out.sizes() == product.sizes(), "bmm.dtype_out: ", product.sizes(), " into ", out.sizes());
+    TORCH_CHECK(out.stride(2) == 1 && out.stride(1) >= out.size(2), "bmm.dtype_out: strides ", out.strides());
+    return out.copy_(product);
 }
 
 Tensor wide_sum(

@@ -15,6 +15,9 @@ use super::{
 };
 use crate::head::chunks;
 
+/// Rows at a time below which a GPU would have too little to do.
+const FEW_ROWS: i64 = 256;
+
 /// Gradients at q `[N, H, E]` and k, v `[N, K, E]`, given that at the output `[N, H, E]`.
 pub(crate) fn attend_backward(pack: &Pack, qkv: [&Tensor; 3], attended: &Attended, at_out: &Tensor) -> [Tensor; 3] {
     let mut gradients = [Vec::new(), Vec::new(), Vec::new()];
@@ -123,7 +126,10 @@ fn explicit_backward(rows: &Rows, [k, v]: [&Tensor; 2], sees: Sees, elements: i6
     let [at_k, at_v] = [(); 2].map(|()| k.zeros_like().to_kind(bias.kind()));
     let mut at_q = Vec::new();
     let (batch, count) = (k.size()[0], rows.q.size()[1]);
-    for (start, count) in chunks(count, (elements / (batch * columns).max(1)).max(1)) {
+    let held = (elements / (batch * columns).max(1)).max(1);
+    // A chunk of rows forms the columns that its last row sees: in fewer rows there is less that the others do not see.
+    let held = if sees == Sees::Causally { held.min((count / 8).max(FEW_ROWS)) } else { held };
+    for (start, count) in chunks(count, held) {
         let part = rows.map(|x| x.narrow(1, start, count));
         let [bias, at_bias] = [&bias, &at_bias].map(|x| x.narrow(1, start, count));
         let seen = if sees == Sees::Causally { start + count } else { columns };

@@ -15,7 +15,7 @@ pub(crate) mod tape;
 pub(crate) mod text;
 pub(crate) mod vision;
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::weights::{Init, Weights};
 
@@ -86,21 +86,21 @@ pub(crate) fn wide(x: &Tensor) -> Tensor {
 
 /// `a b` `[B, M, N]` in that type, of `[B, M, K]` and `[B, K, N]`. CUDA multiplies bf16 as it is, with sums in f32.
 pub(crate) fn wide_bmm(a: &Tensor, b: &Tensor) -> Tensor {
-    if is_wide_on_its_own(a) { a.bmm_dtype(b, Kind::Float) } else { wide(a).bmm(&wide(b)) }
+    if has_wide_products(a.device(), a.kind()) { a.bmm_dtype(b, Kind::Float) } else { wide(a).bmm(&wide(b)) }
 }
 
 /// `bias + scale a b`, the same way; the bias is spread over `[B, M, N]`.
 pub(crate) fn wide_baddbmm(bias: &Tensor, a: &Tensor, b: &Tensor, scale: f64) -> Tensor {
-    if is_wide_on_its_own(a) {
+    if has_wide_products(a.device(), a.kind()) {
         let bias = bias.expand([a.size()[0], a.size()[1], b.size()[2]], false);
         return bias.baddbmm_dtype(a, b, Kind::Float, 1.0, scale);
     }
     bias.baddbmm(&wide(a), &wide(b), 1.0, scale)
 }
 
-/// Whether products of such a factor can have f32 results without a wider copy of it.
-fn is_wide_on_its_own(factor: &Tensor) -> bool {
-    factor.device().is_cuda() && factor.kind() == Kind::BFloat16
+/// Whether products of such factors can have f32 results without wider copies of them.
+fn has_wide_products(device: Device, kind: Kind) -> bool {
+    device.is_cuda() && kind == Kind::BFloat16
 }
 
 /// Rows of `x` `[N, D]`, some of them several times. Gradients of such a row are summed in a fixed order on CUDA too, unlike

@@ -115,7 +115,7 @@ pub(super) fn known_tflops(device: Device, kind: Kind) -> Option<f64> {
 
 /// Of GPUs of these models, if all are known to do as much: CUDA numbers them in an order of its own.
 fn tflops_of<'a>(models: impl Iterator<Item = &'a str>) -> Option<f64> {
-    // The cards for PCIe run at lower clocks.
+    // The cards for PCIe run at lower clocks. GH200 is an H100 here, or an H200.
     let known = |model: &str| {
         ["H100", "H200"].iter().any(|name| model.contains(name))
             && !["PCIe", "NVL"].iter().any(|kind| model.contains(kind))

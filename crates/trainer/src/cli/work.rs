@@ -100,8 +100,8 @@ pub struct BenchArgs {
     /// Dimensions of the model and the step's work, as JSON; configs/bench has some
     #[arg(long, value_name = "FILE", overrides_with = "shape")]
     pub shape: PathBuf,
-    /// rollout, rollout-attn (with frame attention), rollouts (both in turn), update, score (without and with frame attention), or all of them,
-    /// each in a process of its own
+    /// rollout, rollout-attn (with frame attention), rollouts (both in turn), update, score (without and with frame
+    /// attention), or all of them, each in a process of its own
     #[arg(long, value_name = "MODE", default_value = "all", overrides_with = "mode")]
     pub mode: String,
     /// auto, cpu, cuda or cuda:N

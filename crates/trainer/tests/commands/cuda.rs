@@ -116,6 +116,7 @@ fn a_frame_selector_trains_as_on_the_cpu() {
 fn a_benchmark_reports_the_devices_memory() {
     let (_folder, path) = bench::file(&bench::tiny());
     // Bytes of a weight with its gradient, both moments, and behind bf16 a master copy and a sum of gradients if asked for.
+    let mut peaks = Vec::new();
     for (dtype, precision, bytes) in
         [("float32", &[][..], 16.0), ("bfloat16", &[], 8.0), ("bfloat16", &["--precision", "float32"], 20.0)]
     {
@@ -127,12 +128,15 @@ fn a_benchmark_reports_the_devices_memory() {
         for mode in ["rollout", "rollout-attn", "update", "score", "score-attn"] {
             assert!(bench::number(&report, &format!("/results/{mode}/mfu")) > 0.0, "{mode}: {report}");
         }
-        let bytes = bench::number(&report, "/params") * bytes;
+        let params = bench::number(&report, "/params");
+        let bytes = params * bytes;
         let peak = bench::number(&report, "/results/update/peak_mib") * f64::from(1 << 20);
         // What a real device's cuBLAS works in counts as well: 32 MiB on an H100.
         let most = 20.0 * bytes + f64::from(100 << 20);
         assert!((bytes..most).contains(&peak), "{peak} bytes, expected {bytes} to {most}: {report}");
+        peaks.push(peak / params);
     }
+    assert!(peaks[2] - peaks[1] > 11.0, "bytes of a parameter: {peaks:?}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use tch::{Kind, Tensor};
 
-use super::{super::is_wide_on_its_own, Cache, Sizes};
+use super::{Cache, Sizes};
 use crate::room::{Room, number};
 
 /// What attention of a token is formed in, layer after layer.
@@ -38,7 +38,7 @@ impl AttendRooms {
             weights: wide(),
             typed: typed(),
             summed: typed(),
-            marked: typed(),
+            marked: wide(),
             attended: typed(),
             by_row: typed(),
             marks: wide(),
@@ -51,7 +51,7 @@ impl AttendRooms {
     pub(super) fn reserve(&mut self, sizes: &Sizes, [groups, rows, prompt]: [i64; 3]) {
         let heads = groups * rows * sizes.heads;
         let joined = heads * (prompt + sizes.columns);
-        self.on_own.reserve(heads * sizes.columns);
+        self.on_own.reserve(if sizes.has_wide_products() { 0 } else { heads * sizes.columns });
         self.scores.reserve(joined);
         self.weights.reserve(joined);
         if sizes.kind != Kind::Float {
@@ -89,12 +89,12 @@ impl Cache {
         let [scores, weights] = [&mut rooms.scores, &mut rooms.weights].map(|room| room.shaped(&both));
         let (own_q, own_bias) = (q.view([-1, repeat, width]), self.own_bias.narrow(2, 0, used));
         let keys = [prompt_keys, &own_keys].map(|keys| keys.transpose(1, 2));
-        if is_wide_on_its_own(&q) {
+        if self.sizes.has_wide_products() {
             let on_own = scores.view([-1, repeat, prompt + used]).narrow(2, prompt, used);
             let parts = [(&q, scores.narrow(2, 0, prompt), &self.prompt_bias), (&own_q, on_own, &own_bias)];
-            for ((q, mut scores, bias), keys) in parts.into_iter().zip(&keys) {
-                let _ = q.bmm_dtype_out(&scores, keys, Kind::Float);
-                let _ = scores.g_add_(bias);
+            for ((queries, mut part, bias), keys) in parts.into_iter().zip(&keys) {
+                let _ = queries.bmm_dtype_out(&part, keys, Kind::Float);
+                let _ = part.g_add_(bias);
             }
         } else {
             let on_prompt = rooms.on_prompt.shaped(&[both[0], both[1], prompt]);
@@ -105,15 +105,14 @@ impl Cache {
         }
         let _ = scores.softmax_int_out(&weights, -1, Kind::Float);
         let (seen, seen_layers) = (self.sizes.seen(index), self.sizes.seen_layers as i64);
-        let beside = prompt_values.size()[2] - width;
-        if let Some(seen) = seen.filter(|_| beside == 0) {
+        if let Some(seen) = seen.filter(|_| self.sizes.marks_apart() > 0) {
             let by_group = [groups, kv_heads * rows * repeat];
             let marks = rooms.marks.shaped(&[seen_layers, by_group[0], by_group[1], self.sizes.frames]).get(seen);
             let weights = weights.view([by_group[0], by_group[1], prompt + used]).narrow(2, 0, prompt);
             let _ = weights.bmm_out(&marks, &self.marks);
         }
-        let summed = match seen {
-            Some(seen) if beside > 0 => rooms.marked.shaped(&[seen_layers, both[0], both[1], width + beside]).get(seen),
+        let summed = match (seen, self.sizes.marks_beside(index)) {
+            (Some(seen), marks @ 1..) => rooms.marked.shaped(&[seen_layers, both[0], both[1], width + marks]).get(seen),
             _ => rooms.summed.shaped(&[both[0], both[1], width]),
         };
         let weights = rooms.typed.holding(&weights);

@@ -13,7 +13,7 @@ mod attend;
 
 use attend::AttendRooms;
 
-use super::{frames::FrameProbe, rope::Rope};
+use super::{frames::FrameProbe, has_wide_products, rope::Rope};
 use crate::room::Room;
 
 /// Sizes that stay the same for a whole rollout.
@@ -52,7 +52,12 @@ impl Sizes {
         (layer + self.seen_layers).checked_sub(self.layers).filter(|_| self.frames > 0).map(|place| place as i64)
     }
 
-    /// Marks beside each value of a layer: the frames', in f32. Another type would round the sums of weights.
+    /// Whether products of keys and values can have f32 results without wider copies of them.
+    fn has_wide_products(&self) -> bool {
+        has_wide_products(self.device, self.kind)
+    }
+
+    /// Marks beside each value of a layer: the frames', if values are in f32, as weights and their sums are to be.
     fn marks_beside(&self, layer: usize) -> i64 {
         self.seen(layer).filter(|_| self.kind == Kind::Float).map_or(0, |_| self.frames)
     }
