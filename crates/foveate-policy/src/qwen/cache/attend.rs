@@ -104,6 +104,7 @@ impl Cache {
             let _ = Tensor::cat_out(&scores, &[on_prompt, on_own.view([both[0], both[1], used])], -1);
         }
         let _ = scores.softmax_int_out(&weights, -1, Kind::Float);
+
         let (seen, seen_layers) = (self.sizes.seen(index), self.sizes.seen_layers as i64);
         if let Some(seen) = seen.filter(|_| self.sizes.marks_apart() > 0) {
             let by_group = [groups, kv_heads * rows * repeat];
