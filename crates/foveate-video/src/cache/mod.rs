@@ -2,63 +2,22 @@
 
 mod entry;
 mod held;
+mod key;
 mod note;
 
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
-
 use crate::files::{is_temporary, write_atomic};
-use crate::{Frames, PixelBudget, Sampling, VideoError};
+use crate::{Frames, VideoError};
 use held::Held;
-use note::{Note, facts, hash};
+use note::{Hashes, Note, facts};
 
-/// Changes when decoding or resizing changes what the frames are, so that old entries are not found again.
-const VERSION: u32 = 3;
+pub use key::CacheKey;
 
 /// Where the notes lie.
 const NOTES: &str = "names";
-
-/// A video by its name, and what its frames depend on beside its contents: the sampling, the pixel budget, the processor's
-/// factor, and how many pictures of a folder are a second.
-///
-/// The name is the path within the data, the same on every machine; the file itself need not be there.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct CacheKey {
-    name: String,
-    settings: String,
-}
-
-#[derive(Serialize)]
-struct Settings<'a> {
-    version: u32,
-    sampling: &'a Sampling,
-    budget: &'a PixelBudget,
-    factor: usize,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    folder_fps: Option<f64>,
-}
-
-impl CacheKey {
-    /// The key of the video called `name` under these settings.
-    ///
-    /// # Errors
-    /// [`VideoError::BadFile`] for settings that cannot be written down.
-    pub fn new(
-        name: &Path,
-        sampling: &Sampling,
-        budget: &PixelBudget,
-        factor: usize,
-        folder_fps: Option<f64>,
-    ) -> Result<Self, VideoError> {
-        let settings = serde_json::to_vec(&Settings { version: VERSION, sampling, budget, factor, folder_fps })
-            .map_err(|e| VideoError::BadFile { path: name.to_owned(), reason: e.to_string() })?;
-        let settings = blake3::hash(&settings).to_hex()[..32].to_owned();
-        Ok(Self { name: name.to_string_lossy().into_owned(), settings })
-    }
-}
 
 /// A directory of prepared frames, found by what is in the video: one safetensors file per contents and settings with
 /// `frames` u8 `[N, H, W, 3]`, `indices` i64 `[N]`, `times` f64 `[N]`, `video` f64 `[2]` (total frames, duration in
@@ -69,12 +28,13 @@ pub struct FrameCache {
     dir: PathBuf,
     /// Most bytes of all entries.
     limit: Option<u64>,
+    hashes: Hashes,
 }
 
 impl FrameCache {
     /// A cache in `dir`, which is made when first written to.
     pub fn open(dir: &Path) -> Self {
-        Self { dir: dir.to_owned(), limit: None }
+        Self { dir: dir.to_owned(), limit: None, hashes: Hashes::default() }
     }
 
     /// A cache in `dir` whose entries take at most `limit` bytes, however many processes add to it with such a limit.
@@ -98,7 +58,7 @@ impl FrameCache {
             let facts = facts(video)?;
             match note {
                 Some(note) if note.facts == facts => note.hash,
-                _ => hash(video)?,
+                _ => self.hashes.of(video, facts)?,
             }
         } else {
             let Some(note) = note else { return Ok(None) };
@@ -153,7 +113,7 @@ impl FrameCache {
         }
         let path = self.note_path(key);
         let file = std::path::absolute(video).map_err(|e| VideoError::io(video, e))?;
-        let note = Note { name: key.name.clone(), file, facts, hash: hash(video)? };
+        let note = Note { name: key.name.clone(), file, facts, hash: self.hashes.of(video, facts)? };
         let is_other = |known: &Note| known.hash != note.hash && known.file != note.file && known.file.exists();
         if let Some(known) = known.filter(is_other) {
             let reason = format!(
@@ -255,6 +215,7 @@ mod tests {
     use image::RgbImage;
 
     use super::*;
+    use crate::{PixelBudget, Sampling};
 
     fn frames() -> Frames {
         Frames {
@@ -323,6 +284,21 @@ mod tests {
         assert_eq!(cache.get(&key("a.mp4", 3), &video).unwrap(), Some(other));
         fs::remove_file(&renamed).unwrap();
         assert_eq!(cache.get(&key("b.mp4", 3), &renamed).unwrap(), Some(frames()), "by its name alone");
+    }
+
+    #[test]
+    fn a_video_without_a_note_is_read_for_its_hash_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (hashes, video) = (Hashes::default(), dir.path().join("a.mp4"));
+        let hash = || hashes.clone().of(&video, facts(&video).unwrap()).unwrap();
+        write_atomic(&video, b"video").unwrap();
+        touch(&video, 7);
+        let first = hash();
+        write_atomic(&video, b"other").unwrap();
+        touch(&video, 7);
+        assert_eq!(hash(), first, "nothing says that it changed");
+        touch(&video, 8);
+        assert_ne!(hash(), first);
     }
 
     #[test]

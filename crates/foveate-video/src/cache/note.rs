@@ -1,7 +1,9 @@
 //! What a cache notes of a video: which contents its name stood for.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
@@ -16,7 +18,7 @@ pub(super) struct Note {
     /// The file, as it was found where its frames were prepared.
     pub(super) file: PathBuf,
     /// Its bytes, and when it was last changed.
-    pub(super) facts: (u64, i64),
+    pub(super) facts: Facts,
     /// BLAKE3 of its contents.
     pub(super) hash: String,
 }
@@ -52,7 +54,10 @@ impl Note {
 }
 
 /// Bytes of a video, and when it was last changed, nanoseconds since 1970; of a folder those of its pictures.
-pub(super) fn facts(video: &Path) -> Result<(u64, i64), VideoError> {
+pub(super) type Facts = (u64, i64);
+
+/// A video's facts.
+pub(super) fn facts(video: &Path) -> Result<Facts, VideoError> {
     let of = |path: &Path| {
         let facts = fs::metadata(path).map_err(|e| VideoError::io(path, e))?;
         let modified = facts.modified().map_err(|e| VideoError::io(path, e))?;
@@ -66,8 +71,29 @@ pub(super) fn facts(video: &Path) -> Result<(u64, i64), VideoError> {
     Ok(pictures.into_iter().fold((0, own), |(bytes, last), (more, changed)| (bytes + more, last.max(changed))))
 }
 
+/// Hashes of videos that have no note of their present contents, remembered so that a file is read for it once. A few
+/// hundred bytes a video.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Hashes(Arc<Mutex<HashMap<PathBuf, (Facts, String)>>>);
+
+impl Hashes {
+    /// The hash of a video of these facts.
+    ///
+    /// # Errors
+    /// [`VideoError::Io`] if it cannot be read.
+    pub(super) fn of(&self, video: &Path, facts: Facts) -> Result<String, VideoError> {
+        let known = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, hash)) = known().get(video).filter(|(known, _)| *known == facts) {
+            return Ok(hash.clone());
+        }
+        let hash = hash(video)?; // the lock is not held meanwhile: others read other videos
+        known().insert(video.to_owned(), (facts, hash.clone()));
+        Ok(hash)
+    }
+}
+
 /// BLAKE3 of a video's contents: of its file, or of the names and contents of its pictures if it is a folder.
-pub(super) fn hash(video: &Path) -> Result<String, VideoError> {
+fn hash(video: &Path) -> Result<String, VideoError> {
     let mut hasher = blake3::Hasher::new();
     let add = |hasher: &mut blake3::Hasher, path: &Path| {
         let file = fs::File::open(path).map_err(|e| VideoError::io(path, e))?;
