@@ -29,8 +29,9 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-CLIPS = ROOT / "target/bench-decode"
-OURS = ROOT / "target/debug/examples/bench_decode"
+TARGET = ROOT / os.environ.get("CARGO_TARGET_DIR", "target")
+CLIPS = TARGET / "bench-decode"
+OURS = TARGET / "debug/examples/bench_decode"
 PEERS = ["decord", "pyav-seek", "pyav-run", "codec-exact", "codec-approx"]
 H264 = "-c:v libx264 -preset medium -pix_fmt yuv420p"
 # name: (size, frames that are encoded, times that they are repeated, seconds, encoder, sampling)

@@ -19,14 +19,12 @@ pub(super) struct Yardstick<'a> {
 }
 
 impl Yardstick<'_> {
-    /// The result of a mode: medians over its rounds.
+    /// The result of a mode: that of its median round.
     pub(super) fn result(&self, mode: Mode, rounds: &[Phases], peak_mib: f64) -> Map<String, Value> {
-        let seconds = median(rounds.iter().map(whole).collect());
-        let names = rounds.first().into_iter().flatten().map(|(name, _)| *name);
-        let phases = names
-            .enumerate()
-            .map(|(at, name)| (name.to_owned(), median(rounds.iter().map(|phases| phases[at].1).collect())));
-        let phases: Map<String, Value> = phases.map(|(name, seconds)| (name, seconds.into())).collect();
+        let phases = middle(rounds);
+        let seconds = whole(&phases);
+        let phases: Map<String, Value> =
+            phases.into_iter().map(|(name, seconds)| (name.to_owned(), seconds.into())).collect();
         let shape = self.cost.shape;
         let samples = (shape.groups * shape.group_size) as f64;
         let mut result = Map::from_iter([("seconds".to_owned(), seconds.into())]);
@@ -68,6 +66,15 @@ pub(super) fn over(rounds: &[Phases], other: Mode, others: &[Phases]) -> Value {
     let outside = ((count as f64 - 1.96 * (count as f64).sqrt()) / 2.0).max(1.0) as usize;
     let between = (count >= 6).then(|| [ratios[outside - 1], ratios[count - outside]]);
     json!({ "mode": other.name(), "ratio": median(ratios), "between": between })
+}
+
+/// The median round by its whole time, or the mean of the two in the middle, phase by phase.
+fn middle(rounds: &[Phases]) -> Phases {
+    let mut sorted: Vec<&Phases> = rounds.iter().collect();
+    sorted.sort_by(|one, other| whole(one).total_cmp(&whole(other)));
+    let (low, high) = (sorted.get(sorted.len().saturating_sub(1) / 2), sorted.get(sorted.len() / 2));
+    let both = low.into_iter().zip(high).flat_map(|(low, high)| low.iter().zip(*high));
+    both.map(|((name, one), (_, other))| (*name, (one + other) / 2.0)).collect()
 }
 
 /// Seconds of a round.
@@ -132,6 +139,10 @@ mod tests {
     fn the_median_is_the_middle_or_the_mean_of_the_two_middles() {
         assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
+        // Whole rounds, so that phases add up to the seconds.
+        let rounds = [[5.0, 1.0], [1.0, 1.0], [0.0, 4.0], [2.0, 9.0]].map(|[a, b]| vec![("a", a), ("b", b)]);
+        assert_eq!(middle(&rounds[..3]), [("a", 0.0), ("b", 4.0)]);
+        assert_eq!(middle(&rounds), [("a", 2.5), ("b", 2.5)]);
     }
 
     #[test]
