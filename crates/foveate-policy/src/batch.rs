@@ -1,7 +1,8 @@
 //! The rows that decode together: who is in, who leaves, who joins.
 //!
-//! Completions that have ended leave and waiting groups join only in between tokens, when a plan says that it is worth
-//! moving the others' keys and values. What happens depends on tokens alone, never on time.
+//! Keys and values lie in a rectangle of seats with as many rows each. Completions that have ended leave in between tokens:
+//! at once as rows of everything but attention, and with their keys and values when a plan says that it is worth moving
+//! the others'. Waiting groups join by such a plan. What happens depends on tokens alone, never on time.
 
 use std::ops::Range;
 
@@ -48,7 +49,7 @@ impl Layout {
         self.firsts.len() - 1
     }
 
-    /// Number of all completions, which also stands for none of them.
+    /// Number of all completions.
     pub(crate) fn completions(&self) -> usize {
         self.firsts[self.groups()]
     }
@@ -71,8 +72,8 @@ pub(crate) struct Limits {
 #[derive(Debug, Clone)]
 struct Seat {
     group: usize,
-    /// The completion, counted over all groups, of each row; `None` for a row that only fills the rectangle.
-    rows: Vec<Option<usize>>,
+    /// The completion, counted over all groups, of each of its first rows; the others only fill the rectangle.
+    rows: Vec<usize>,
     /// Its first column.
     start: i64,
 }
@@ -103,13 +104,14 @@ impl Plan {
     }
 }
 
-/// Rows that decode together.
+/// Rows that decode together: of B rows tokens are drawn.
 #[derive(Debug)]
 pub(crate) struct Batch {
     sizes: Sizes,
     limits: Limits,
     seats: Vec<Seat>,
     rows: usize,               // of each seat
+    going: Vec<usize>,         // [B], which rows of the rectangle these are, ascending
     waiting: usize,            // the first group that has not joined yet
     looked: i64,               // columns at the last look
     pub(crate) tokens: Tensor, // [B], not yet in the cache
@@ -128,6 +130,7 @@ impl Batch {
             limits,
             seats: Vec::new(),
             rows: 0,
+            going: Vec::new(),
             waiting: 0,
             looked: 0,
             tokens: none(Kind::Int64),
@@ -142,12 +145,7 @@ impl Batch {
         self.seats.is_empty()
     }
 
-    /// Rows of every seat.
-    pub(crate) fn rows(&self) -> usize {
-        self.rows
-    }
-
-    /// What is to change before the next token; `None` if that is nothing, or not worth its cost.
+    /// What the rectangle is to become before the next token; `None` if that is worth nothing.
     pub(crate) fn plan(&mut self) -> Option<Plan> {
         let used = self.cache.used();
         let full = used >= self.limits.length as i64 - 1;
@@ -169,8 +167,32 @@ impl Batch {
         }
         // Moving the others costs about a token's time: worth it where a quarter of the rows becomes free.
         let shrinks = 4 * seats * rows <= 3 * self.seats.len() * self.rows;
-        let changes = full || next > self.waiting || shrinks;
-        changes.then_some(Plan { staying, joining: self.waiting..next, rows })
+        if full || next > self.waiting || shrinks {
+            return Some(Plan { staying, joining: self.waiting..next, rows });
+        }
+        self.leave(&staying);
+        None
+    }
+
+    /// Only these rows of each seat go on, where it is an eighth fewer.
+    fn leave(&mut self, staying: &[(usize, Vec<usize>)]) {
+        let going: Vec<usize> =
+            staying.iter().flat_map(|(seat, rows)| rows.iter().map(|row| *seat * self.rows + row)).collect();
+        if 8 * going.len() > 7 * self.going.len() {
+            return;
+        }
+        let kept = self.kept(&going);
+        self.tokens = self.tokens.index_select(0, &kept);
+        self.ended = self.ended.index_select(0, &kept);
+        self.places = self.places.index_select(1, &kept);
+        self.cache.go_on(&going);
+        self.going = going;
+    }
+
+    /// Of the rows that tokens were drawn of, those of these places in the rectangle.
+    fn kept(&self, rectangle: &[usize]) -> Tensor {
+        let kept = rectangle.iter().filter_map(|row| self.going.binary_search(row).ok()).map(|row| row as i64);
+        Tensor::from_slice(&kept.collect::<Vec<_>>()).to_device(self.sizes.device)
     }
 
     fn has_room(&self, seats: usize) -> bool {
@@ -179,15 +201,19 @@ impl Batch {
 
     /// Seats and rows of the completions that go on.
     fn staying(&self) -> Vec<(usize, Vec<usize>)> {
-        let mut ended = vec![false; self.seats.len() * self.rows];
-        self.ended.to_device(Device::Cpu).copy_data(&mut ended, self.seats.len() * self.rows);
-        let going_on = |(index, seat): (usize, &Seat)| {
-            let length = self.cache.used() - seat.start + 1;
-            let open = |row: &usize| seat.rows[*row].is_some() && !ended[index * self.rows + row];
-            let rows: Vec<usize> = (0..self.rows).filter(open).collect();
-            (!rows.is_empty() && length < self.limits.length as i64).then_some((index, rows))
-        };
-        self.seats.iter().enumerate().filter_map(going_on).collect()
+        let mut ended = vec![false; self.going.len()];
+        self.ended.to_device(Device::Cpu).copy_data(&mut ended, self.going.len());
+        let mut staying: Vec<(usize, Vec<usize>)> = Vec::new();
+        for (row, _) in self.going.iter().zip(ended).filter(|(_, ended)| !ended) {
+            let (seat, row) = (row / self.rows, row % self.rows);
+            let length = self.cache.used() - self.seats[seat].start + 1;
+            match staying.last_mut() {
+                _ if length >= self.limits.length as i64 => {}
+                Some((last, rows)) if *last == seat => rows.push(row),
+                _ => staying.push((seat, vec![row])),
+            }
+        }
+        staying
     }
 
     /// The batch that `plan` describes, its joining groups still without prompts and tokens.
@@ -197,35 +223,37 @@ impl Batch {
         let (mut seats, mut members, mut kept) = (Vec::new(), Vec::new(), Vec::new());
         for (index, rows) in &plan.staying {
             let seat = &self.seats[*index];
-            let picked = (0..plan.rows).map(|row| *rows.get(row).unwrap_or(&rows[0]));
-            let picked: Vec<i64> = picked.map(|row| row as i64).collect();
-            kept.extend(picked.iter().map(|row| (*index * self.rows) as i64 + row));
+            let picked = (0..plan.rows).map(|row| *rows.get(row).unwrap_or(&rows[0]) as i64);
+            kept.extend(rows.iter().map(|row| *index * self.rows + row));
             let start = seat.start - dropped;
-            let rows = (0..plan.rows).map(|row| rows.get(row).and_then(|row| seat.rows[*row])).collect();
             members.push(Member {
-                from: Some((*index as i64, picked)),
+                from: Some((*index as i64, picked.collect())),
                 prompt: draws[seat.group].prompt.tokens() as i64,
                 start,
             });
-            seats.push(Seat { group: seat.group, rows, start });
+            seats.push(Seat { group: seat.group, rows: rows.iter().map(|row| seat.rows[*row]).collect(), start });
         }
         for group in plan.joining.clone() {
             let start = used - dropped;
-            let own = self.limits.layout.of(group);
-            let rows = own.map(Some).chain(std::iter::repeat(None)).take(plan.rows).collect();
             members.push(Member { from: None, prompt: draws[group].prompt.tokens() as i64, start });
-            seats.push(Seat { group, rows, start });
+            seats.push(Seat { group, rows: self.limits.layout.of(group).collect(), start });
         }
-        let kept = Tensor::from_slice(&kept).to_device(self.sizes.device);
+        let kept = self.kept(&kept);
         let rope = rope(&self.positions(&seats, draws));
+        let of_seat = |(index, seat): (usize, &Seat)| index * plan.rows..index * plan.rows + seat.rows.len();
+        let going: Vec<usize> = seats.iter().enumerate().flat_map(of_seat).collect();
+        let places = self.all_places(&seats);
+        let mut cache = self.cache.regrouped(&members, plan.rows as i64, dropped, &rope);
+        cache.go_on(&going);
         Self {
             tokens: self.tokens.index_select(0, &kept),
             ended: self.ended.index_select(0, &kept),
-            places: self.all_places(&seats),
-            cache: self.cache.regrouped(&members, plan.rows as i64, dropped, &rope),
+            places,
+            cache,
             looked: used - dropped,
             waiting: plan.joining.end,
             rows: plan.rows,
+            going,
             seats,
             ..self
         }
@@ -241,14 +269,14 @@ impl Batch {
     }
 
     fn all_places(&self, seats: &[Seat]) -> Tensor {
-        let first = seats.iter().flat_map(|seat| seat.rows.iter().map(move |row| self.place(*row) + 1 - seat.start));
+        let first = seats.iter().flat_map(|seat| seat.rows.iter().map(|row| self.place(*row) + 1 - seat.start));
         let first = Tensor::from_slice(&first.collect::<Vec<_>>()).to_device(self.sizes.device);
         first.unsqueeze(0) + Tensor::arange(self.sizes.columns, (Kind::Int64, self.sizes.device)).unsqueeze(1)
     }
 
     /// Where a completion's records begin.
-    fn place(&self, completion: Option<usize>) -> i64 {
-        (completion.unwrap_or(self.limits.layout.completions()) * self.limits.length) as i64
+    fn place(&self, completion: usize) -> i64 {
+        (completion * self.limits.length) as i64
     }
 
     /// Where the records of the tokens go that the newest column predicts, `[B]`.
@@ -258,8 +286,7 @@ impl Batch {
 
     /// Where the records of the first tokens of those who join go.
     pub(crate) fn first_places(&self, joins: &[Join]) -> Tensor {
-        let places =
-            joins.iter().flat_map(|join| self.seats[join.seat as usize].rows.iter().map(|row| self.place(*row)));
+        let places = joins.iter().flat_map(|join| self.limits.layout.of(join.group)).map(|row| self.place(row));
         Tensor::from_slice(&places.collect::<Vec<_>>()).to_device(self.sizes.device)
     }
 

@@ -8,12 +8,22 @@ use crate::{
     head::{Head, LogitRooms},
     input::Encoded,
     model::Vlm,
-    qwen::{cache::Sizes, decode::Decoder, frames::FrameProbe, pack::Pack, text::Wanted},
+    qwen::{
+        cache::Sizes,
+        decode::Decoder,
+        frames::FrameProbe,
+        pack::{GroupRows, Pack},
+        text::Wanted,
+    },
     records::Records,
     repetition::Repetition,
     room::Room,
     sample::{Draw, Sampler, SamplingParams, uniforms},
 };
+
+/// Prompts are computed together up to so many tokens: a product of more rows is no faster, and their keys and values are
+/// held twice meanwhile.
+const PREFILLED_TOKENS: usize = 2048;
 
 /// The completions drawn for one prompt, and what [`crate::Observe`] asked to keep of them. T is the longest completion
 /// of the group; what is kept is 0 past a completion's end.
@@ -79,7 +89,7 @@ struct Generation<'a> {
     sampler: Sampler,
     decoder: Decoder<'a>,
     sizes: Sizes,
-    uniforms: Tensor, // [(B + 1) * T], T the longest completion allowed
+    uniforms: Tensor, // [B * T], T the longest completion allowed
     uniform: Room,    // [B]
     ends: Tensor,     // [V] bool
     records: Records,
@@ -133,26 +143,42 @@ impl<'a> Generation<'a> {
     }
 
     fn run(mut self, end: &[i64]) -> Result<Vec<Rollout>, PolicyError> {
+        let mut batch = self.nobody();
+        loop {
+            batch = self.regrouped(batch)?;
+            if batch.is_empty() {
+                return finite(self.records.rollouts(self.draws, end));
+            }
+            self.draw_one_token(&mut batch);
+        }
+    }
+
+    /// The batch that all groups still have to join.
+    fn nobody(&self) -> Batch {
         let limits = Limits {
             layout: Layout::new(self.draws),
             length: self.params.max_new_tokens,
             rows: self.params.max_rows,
             look_every: self.look_every,
         };
-        let mut batch = Batch::new(self.sizes, limits);
-        loop {
-            while let Some(plan) = batch.plan() {
-                batch = batch.regrouped(&plan, self.draws, |positions| self.model.rope(positions));
-                self.join(&mut batch, &plan.joins())?;
-            }
-            if batch.is_empty() {
-                return finite(self.records.rollouts(self.draws, end));
-            }
-            let hidden = self.decoder.decode_one_token(&batch.tokens, &mut batch.cache);
-            let frame_attention = batch.cache.seen();
-            let tokens = self.draw(&hidden, frame_attention.as_ref(), &batch.places());
-            batch.push(&tokens, &self.ends);
+        Batch::new(self.sizes, limits)
+    }
+
+    /// The batch without those who have ended, and with those who join and their first tokens.
+    fn regrouped(&mut self, mut batch: Batch) -> Result<Batch, PolicyError> {
+        while let Some(plan) = batch.plan() {
+            batch = batch.regrouped(&plan, self.draws, |positions| self.model.rope(positions));
+            self.join(&mut batch, &plan.joins())?;
         }
+        Ok(batch)
+    }
+
+    /// The next token of every row.
+    fn draw_one_token(&mut self, batch: &mut Batch) {
+        let hidden = self.decoder.decode_one_token(&batch.tokens, &mut batch.cache);
+        let frame_attention = batch.cache.seen();
+        let tokens = self.draw(&hidden, frame_attention.as_ref(), &batch.places());
+        batch.push(&tokens, &self.ends);
     }
 
     /// Computes the prompts of the groups that join and draws their first tokens.
@@ -160,21 +186,28 @@ impl<'a> Generation<'a> {
         if joins.is_empty() {
             return Ok(());
         }
-        let (rows, layers) = (batch.rows() as i64, self.sizes.seen_layers as i64);
+        let layers = self.sizes.seen_layers as i64;
         let mut hidden = Vec::new();
         let mut frames = Vec::new();
-        for join in joins {
-            let prefilled = self.prefill(self.draws[join.group].prompt)?;
-            batch.cache.fill(join.seat, &prefilled.keys_values, prefilled.probe.as_ref());
-            hidden.push(prefilled.hidden);
-            let own = prefilled
-                .frame_attention
-                .unwrap_or_else(|| Tensor::zeros([layers, 0], (Kind::Float, self.sizes.device)));
-            let missing = self.sizes.frames - own.size()[1];
-            frames.push(own.constant_pad_nd([0, missing]).to_kind(Kind::Float));
+        let mut left = joins;
+        while !left.is_empty() {
+            let (joins, later) = left.split_at(self.prefilled_together(left));
+            left = later;
+            for (join, prefilled) in joins.iter().zip(self.prefill(joins)?) {
+                batch.cache.fill(join.seat, &prefilled.keys_values, prefilled.probe.as_ref());
+                hidden.push(prefilled.hidden);
+                let own = prefilled
+                    .frame_attention
+                    .unwrap_or_else(|| Tensor::zeros([layers, 0], (Kind::Float, self.sizes.device)));
+                let missing = self.sizes.frames - own.size()[1];
+                frames.push(own.constant_pad_nd([0, missing]).to_kind(Kind::Float));
+            }
         }
-        let hidden = Tensor::stack(&hidden, 0).repeat_interleave_self_int(rows, 0, None);
-        let frames = Tensor::stack(&frames, 1).repeat_interleave_self_int(rows, 1, None); // [L, rows, F]
+        let counts: Vec<i64> = joins.iter().map(|join| self.draws[join.group].completions as i64).collect();
+        let rows: i64 = counts.iter().sum();
+        let counts = Tensor::from_slice(&counts).to_device(self.sizes.device);
+        let hidden = Tensor::stack(&hidden, 0).repeat_interleave_self_tensor(&counts, 0, rows);
+        let frames = Tensor::stack(&frames, 1).repeat_interleave_self_tensor(&counts, 1, rows); // [L, rows, F]
         let tokens = self.draw(&hidden, Some(&frames), &batch.first_places(joins));
         batch.join(&tokens, &self.ends);
         Ok(())
@@ -196,24 +229,43 @@ impl<'a> Generation<'a> {
         drawn.ids
     }
 
-    /// The only pass over a prompt.
-    fn prefill(&self, prompt: &Encoded) -> Result<Prefilled, PolicyError> {
+    /// How many of those who join next have their prompts computed together.
+    fn prefilled_together(&self, joins: &[Join]) -> usize {
+        let mut tokens = 0;
+        let fits = |join: &&Join| {
+            tokens += self.draws[join.group].prompt.tokens();
+            tokens <= PREFILLED_TOKENS
+        };
+        joins.iter().take_while(fits).count().max(1)
+    }
+
+    /// The only pass over the prompts of those who join.
+    fn prefill(&self, joins: &[Join]) -> Result<Vec<Prefilled>, PolicyError> {
         let model = self.model;
-        let rows = prompt.tokens() as i64;
-        let pack = Pack::of_prompt(rows, vec![rows - 1], model.device());
-        let mut wanted = Wanted {
-            frames: vec![model.probe(prompt, &[rows - 1], self.params.observe.frame_layers)],
+        let prompts: Vec<_> = joins.iter().map(|join| (self.draws[join.group].prompt, None)).collect();
+        // A first token has no row of its own: the prompt's last one predicts it.
+        let lengths: Vec<_> = prompts.iter().map(|(prompt, _)| (prompt.tokens() as i64, vec![1])).collect();
+        let pack = Pack::new(&lengths, model.device());
+        let probe = |((prompt, _), group): (&(&Encoded, _), &GroupRows)| {
+            model.probe(prompt, &group.predicting, self.params.observe.frame_layers)
+        };
+        let wanted = Wanted {
+            frames: prompts.iter().zip(&pack.groups).map(probe).collect(),
             frame_layers: self.sizes.seen_layers,
             keys_values: true,
         };
-        let rope = model.rope(&prompt.positions);
-        let (hidden, taps) = model.text.forward(model.embed_prompt(prompt), &rope, &pack, &wanted)?;
-        Ok(Prefilled {
-            frame_attention: taps.frames_of(0).map(|frames| frames.squeeze_dim(1)),
-            keys_values: taps.keys_values,
-            probe: wanted.frames.pop().flatten(),
-            hidden: hidden.get(0),
-        })
+        let positions = prompts.iter().map(|(prompt, _)| &prompt.positions).collect::<Vec<_>>();
+        let rope = model.rope(&Tensor::cat(&positions, 1));
+        let (hidden, taps) = model.text.forward(model.embed(&prompts), &rope, &pack, &wanted)?;
+        let frames: Vec<_> = (0..joins.len()).map(|group| taps.frames_of(group)).collect();
+        let parts = pack.groups.iter().zip(wanted.frames).zip(frames).zip(0..);
+        let one = |(((group, probe), frames), index): (((&GroupRows, _), Option<Tensor>), i64)| Prefilled {
+            keys_values: taps.keys_values.iter().map(|both| both.each_ref().map(|x| group.of(x))).collect(),
+            probe,
+            hidden: hidden.get(index),
+            frame_attention: frames.map(|frames| frames.squeeze_dim(1)),
+        };
+        Ok(parts.map(one).collect())
     }
 }
 
@@ -233,29 +285,74 @@ mod tests {
     use super::*;
     use crate::{GroupSeed, LoadOptions, Observe, Prompt};
 
-    #[test]
-    fn looking_less_often_who_has_ended_changes_no_completion() {
+    fn model() -> Vlm {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/model/untied");
-        let model = Vlm::load(&folder, &LoadOptions::default()).unwrap();
-        let prompts = [3, 7, 5, 4].map(|length| {
+        Vlm::load(&folder, &LoadOptions::default()).unwrap()
+    }
+
+    fn prompts(model: &Vlm) -> [Encoded; 4] {
+        [3, 7, 5, 4].map(|length| {
             let ids: Vec<i64> = (0..length).map(|token| 40 + (7 * token) % 20).collect();
             model.encode(&Prompt { ids, media: Vec::new() }).unwrap()
-        });
-        let draws: Vec<Draw<'_>> = (0..)
-            .zip(&prompts)
-            .map(|(group, prompt)| Draw { prompt, completions: 3, seed: GroupSeed { seed: 1, step: 0, group } })
-            .collect();
+        })
+    }
+
+    fn groups(prompts: &[Encoded], completions: [usize; 4]) -> Vec<Draw<'_>> {
+        (0..)
+            .zip(prompts)
+            .zip(completions)
+            .map(|((group, prompt), completions)| Draw {
+                prompt,
+                completions,
+                seed: GroupSeed { seed: 1, step: 0, group },
+            })
+            .collect()
+    }
+
+    fn params() -> SamplingParams {
+        SamplingParams { temperature: 1.0, ..SamplingParams::greedy(40) }
+    }
+
+    /// Ends often enough that groups come and go.
+    fn end(model: &Vlm) -> Vec<i64> {
+        (0..model.config().text.vocab_size).step_by(12).collect()
+    }
+
+    #[test]
+    fn no_tokens_are_drawn_of_rows_that_have_ended_or_fill_the_rectangle() {
+        let model = model();
+        let (prompts, end) = (prompts(&model), end(&model));
+        for max_rows in [0, 6] {
+            let (draws, params) = (groups(&prompts, [8, 3, 8, 4]), SamplingParams { max_rows, ..params() });
+            no_grad(|| {
+                let mut generation = Generation::new(&model, &draws, &params, &end);
+                let (mut batch, mut drawn) = (generation.nobody(), 0);
+                loop {
+                    batch = generation.regrouped(batch).unwrap();
+                    if batch.is_empty() {
+                        break;
+                    }
+                    drawn += batch.tokens.numel();
+                    generation.draw_one_token(&mut batch);
+                }
+                let rollouts = generation.records.rollouts(&draws, &end);
+                // The first token comes of the prompt.
+                let needed: usize = rollouts.iter().flat_map(|rollout| &rollout.ids).map(|ids| ids.len() - 1).sum();
+                assert!(needed > 100 && 7 * drawn <= 8 * needed, "{drawn} drawn, {needed} needed");
+            });
+        }
+    }
+
+    #[test]
+    fn looking_less_often_who_has_ended_changes_no_completion() {
+        let model = model();
+        let (prompts, end) = (prompts(&model), end(&model));
+        let draws = groups(&prompts, [3; 4]);
         let params = SamplingParams {
-            max_new_tokens: 40,
-            temperature: 1.0,
-            top_p: 1.0,
-            top_k: 0,
-            repetition_penalty: 1.0,
             max_rows: 6, // groups wait for others to end
             observe: Observe { entropy: true, hidden: true, ..Observe::default() },
+            ..params()
         };
-        // Ends often enough that groups come and go.
-        let end: Vec<i64> = (0..model.config().text.vocab_size).step_by(12).collect();
         let drawn = |look_every| {
             no_grad(|| Generation { look_every, ..Generation::new(&model, &draws, &params, &end) }.run(&end)).unwrap()
         };

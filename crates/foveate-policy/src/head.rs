@@ -139,9 +139,18 @@ impl Head {
 
     /// Log-probs of `ids` `[R]` and entropies under hidden states `[R, D]`, without gradients.
     pub fn score(&self, hidden: &Tensor, ids: &Tensor) -> TokenScores {
+        self.scored(hidden, ids, true)
+    }
+
+    /// The log-probs alone, `[R]` f32, without the passes over all logits that an entropy takes.
+    pub fn logprobs(&self, hidden: &Tensor, ids: &Tensor) -> Tensor {
+        self.scored(hidden, ids, false).logprobs
+    }
+
+    fn scored(&self, hidden: &Tensor, ids: &Tensor, entropy: bool) -> TokenScores {
         no_grad(|| {
             let chunks = chunks(hidden.size()[0], self.chunk).map(|(start, rows)| {
-                let scores = self.score_rows(&hidden.narrow(0, start, rows), &ids.narrow(0, start, rows), true);
+                let scores = self.score_rows(&hidden.narrow(0, start, rows), &ids.narrow(0, start, rows), entropy);
                 (scores.logprobs, scores.entropy)
             });
             let (logprobs, entropy): (Vec<_>, Vec<_>) = chunks.unzip();
@@ -266,6 +275,7 @@ mod tests {
         let parts = Head { chunk: 3, ..head }.score(&hidden, &ids);
         assert_close(&parts.logprobs, &whole.logprobs, 1e-6);
         assert_close(&parts.entropy, &whole.entropy, 1e-6);
+        assert_eq!(parts.logprobs, Head { chunk: 3, ..Head::new(&weight, 0.7, &[1, 4]) }.logprobs(&hidden, &ids));
     }
 
     #[test]

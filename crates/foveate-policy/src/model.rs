@@ -265,16 +265,28 @@ impl Vlm {
         self.vision.forward(&pixels.view(shape).to_device(self.device()), grid)
     }
 
-    /// Embeddings of the prompt with its media's features in place, `[P, D]`.
-    pub(crate) fn embed_prompt(&self, prompt: &Encoded) -> Tensor {
-        let embedded = self.text.embed(&prompt.ids);
-        if prompt.pads.numel() == 0 {
+    /// Embeddings of prompts one behind the other, each with its media's features in place and the tokens `[X]` that follow
+    /// it: `[N, D]`. They are looked up at once, so that the table has one gradient, not one of its own size for each part.
+    pub(crate) fn embed(&self, prompts: &[(&Encoded, Option<Tensor>)]) -> Tensor {
+        let (mut ids, mut pads, mut features) = (Vec::new(), Vec::new(), Vec::new());
+        let mut start = 0;
+        for (prompt, followed_by) in prompts {
+            if prompt.pads.numel() > 0 {
+                pads.push(&prompt.pads + start);
+                features.push(match &prompt.features {
+                    Some(features) => features.shallow_clone(),
+                    None => self.features(&prompt.media),
+                });
+            }
+            let own: Vec<_> = [Some(&prompt.ids), followed_by.as_ref()].into_iter().flatten().collect();
+            start += own.iter().map(|ids| ids.numel() as i64).sum::<i64>();
+            ids.extend(own);
+        }
+        let mut embedded = self.text.embed(&Tensor::cat(&ids, 0));
+        if pads.is_empty() {
             return embedded;
         }
-        match &prompt.features {
-            Some(features) => embedded.index_copy(0, &prompt.pads, features),
-            None => embedded.index_copy(0, &prompt.pads, &self.features(&prompt.media)),
-        }
+        embedded.index_copy_(0, &joined(pads), &joined(features))
     }
 
     pub(crate) fn rope(&self, positions: &Tensor) -> Rope {

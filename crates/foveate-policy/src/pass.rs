@@ -63,6 +63,11 @@ impl TrainingPass<'_> {
         head.score(&self.hidden(), &self.tokens)
     }
 
+    /// Their log-probs alone, `[R]`; constants.
+    pub fn logprobs(&self, head: &Head) -> Tensor {
+        head.logprobs(&self.hidden(), &self.tokens)
+    }
+
     /// Values `[R, ..]` of the tokens, segment by segment.
     pub fn split(&self, x: &Tensor) -> Vec<Tensor> {
         x.split_with_sizes(&self.counts, 0)
@@ -146,14 +151,14 @@ impl Vlm {
 
     /// Embeddings `[N, D]` and rotations of a pack's rows.
     fn rows(&self, segments: &[Segment<'_>]) -> (Tensor, Rope) {
-        let (mut embedded, mut positions) = (Vec::new(), Vec::new());
+        let (mut rows, mut positions) = (Vec::new(), Vec::new());
         for Segment { prompt, completions } in segments {
             let [ids, distance] = completions.followed();
-            embedded.extend([self.embed_prompt(prompt), self.text.embed(&ids)]);
+            rows.push((*prompt, Some(ids)));
             let after = distance + prompt.next_position;
             positions.extend([prompt.positions.shallow_clone(), after.unsqueeze(0).expand([3, -1], false)]);
         }
-        (Tensor::cat(&embedded, 0), self.rope(&Tensor::cat(&positions, 1)))
+        (self.embed(&rows), self.rope(&Tensor::cat(&positions, 1)))
     }
 
     /// What frame attention of these rows of a group (prompt, then completions) takes; `None` if nothing is to be

@@ -9,8 +9,7 @@ use crate::{
     sample::{Draw, Drawn, Observe},
 };
 
-/// Places are numbered row by row: `completion * T + t`, completions of all groups in order, T the longest allowed. One
-/// row more takes what rows write that stand for no completion.
+/// Places are numbered row by row: `completion * T + t`, completions of all groups in order, T the longest allowed.
 #[derive(Debug)]
 pub(crate) struct Records {
     layout: Layout,
@@ -26,7 +25,7 @@ pub(crate) struct Records {
 
 impl Records {
     pub(crate) fn new(sizes: &Sizes, layout: Layout, length: usize, observe: Observe) -> Self {
-        let places = ((layout.completions() + 1) * length) as i64;
+        let places = (layout.completions() * length) as i64;
         let zeros = |shape: &[i64], kind| Tensor::zeros(shape, (kind, sizes.device));
         let layers = sizes.seen_layers as i64;
         Self {

@@ -16,7 +16,7 @@ pub(crate) struct Repetition {
     vocabulary: Tensor, // []
     penalty: Tensor,    // []
     zero: Tensor,       // []
-    seen: Tensor,       // [B + 1, V] bool, the last row is no completion
+    seen: Tensor,       // [B, V] bool
     rows: Room,         // [B]
     of_rows: Room,      // [B, V] bool, as is the next one
     negative: Room,
@@ -35,8 +35,7 @@ impl Repetition {
             let row = Tensor::zeros([vocabulary], (Kind::Bool, device)).index_fill(0, &draw.prompt.ids, 1);
             row.unsqueeze(0).expand([draw.completions as i64, vocabulary], false)
         };
-        let none = Tensor::zeros([1, vocabulary], (Kind::Bool, device));
-        let rows: Vec<Tensor> = draws.iter().map(of_prompt).chain([none]).collect();
+        let rows: Vec<Tensor> = draws.iter().map(of_prompt).collect();
         let (penalty, length) = (params.repetition_penalty, params.max_new_tokens as i64);
         Some(Self::of(penalty, length, Tensor::cat(&rows, 0), head.logits_kind()))
     }

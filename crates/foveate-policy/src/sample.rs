@@ -33,7 +33,8 @@ pub struct SamplingParams {
     pub max_new_tokens: usize,
     /// Softmax temperature; 0 takes the likeliest token.
     pub temperature: f64,
-    /// Smallest set of likeliest tokens that holds this probability; 1 keeps all.
+    /// Smallest set of likeliest tokens, of those that `top_k` leaves, that holds this share of their probability; 1 keeps
+    /// all.
     pub top_p: f64,
     /// So many likeliest tokens; 0 keeps all.
     pub top_k: usize,
@@ -120,10 +121,10 @@ impl GroupSeed {
     }
 }
 
-/// Uniform numbers of all rows, `[(B + 1) * T]`; rows are the groups' completions in order, and one that is none.
+/// Uniform numbers of all rows, `[B * T]`; rows are the groups' completions in order.
 pub(crate) fn uniforms(draws: &[Draw<'_>], length: usize, device: Device) -> Tensor {
     let rows = draws.iter().flat_map(|draw| (0..draw.completions as u64).map(|c| draw.seed.uniforms(c, length)));
-    let numbers: Vec<f32> = rows.flatten().chain(std::iter::repeat_n(0.0, length)).collect();
+    let numbers: Vec<f32> = rows.flatten().collect();
     Tensor::from_slice(&numbers).to_device(device)
 }
 
@@ -248,8 +249,12 @@ impl Sampler {
         let few = [shape[0], keep];
         let (mut sorted, order) = (self.sorted.shaped(&few), self.order.shaped(&few));
         let _ = probabilities.topk_values(&sorted, &order, keep, -1, true, true);
-        let before = running_sums(&sorted, &mut self.before).subtract_(&sorted);
-        let mut outside = before.ge_tensor_out(&self.outside.shaped(&few), &self.limit);
+        let mut before = running_sums(&sorted, &mut self.before);
+        // Top-p is a share of what top-k leaves, as in transformers.
+        let left = before.narrow(-1, keep - 1, 1);
+        let limit = left.multiply_out(&self.threshold.shaped(&[shape[0], 1]), &self.limit);
+        let _ = before.subtract_(&sorted);
+        let mut outside = before.ge_tensor_out(&self.outside.shaped(&few), &limit);
         let _ = outside.logical_and_(&before.gt_tensor_out(&self.not_first.shaped(&few), &self.zero));
         let _ = sorted.masked_fill_(&outside, 0.0);
         self.kept.shaped(&shape).zero_().scatter_(-1, &order, &sorted)
@@ -312,6 +317,8 @@ mod tests {
             assert_eq!(draw(&[0.3, 0.6, 0.1], uniform, &params(1.0, 0.001, 0)), 1);
             assert_ne!(draw(&[0.3, 0.6, 0.1], uniform, &params(1.0, 0.7, 0)), 2);
             assert_eq!(draw(&[0.3, 0.6, 0.1], uniform, &params(0.0, 1.0, 0)), 1);
+            // Of the two likeliest the first holds 5/9: half of what top-k leaves, not of everything.
+            assert_eq!(draw(&[0.2, 0.25, 0.2, 0.2, 0.15], uniform, &params(1.0, 0.5, 2)), 1);
         }
     }
 

@@ -60,7 +60,7 @@ impl Vlm {
         no_grad(|| {
             let rope = self.rope(&encoded.positions);
             let pack = Pack::of_prompt(length as i64, rows, device);
-            let (hidden, taps) = self.text.forward(self.embed_prompt(&encoded), &rope, &pack, &wanted)?;
+            let (hidden, taps) = self.text.forward(self.embed(&[(&encoded, None)]), &rope, &pack, &wanted)?;
             let empty = || Tensor::zeros([0], (Kind::Float, device));
             let (logprobs, entropy) = if chosen.is_empty() {
                 (empty(), empty())

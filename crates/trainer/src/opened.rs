@@ -1,13 +1,14 @@
 //! The update's pass, begun before there is credit.
 
 use anyhow::Result;
-use foveate_policy::{TokenScores, TrainingPass};
+use foveate_policy::TrainingPass;
 use tch::Tensor;
 
 use crate::{
     draw::{Group, Scores},
     passes::{Part, Sizes, cut, passes, segments},
     step::Stepper,
+    update::LossScores,
 };
 
 /// The update's first pass, begun because the algorithm must know its log-probs to give credit. Only where all groups that
@@ -16,7 +17,7 @@ use crate::{
 pub(crate) struct Opened<'a> {
     pub(crate) parts: Vec<Part>,
     pub(crate) pass: TrainingPass<'a>,
-    pub(crate) scores: TokenScores,
+    pub(crate) scores: LossScores,
 }
 
 impl Opened<'_> {
@@ -56,7 +57,7 @@ impl<'a> Stepper<'a> {
         let parts = passes.remove(0);
         let cut = cut(&parts, |index| (&groups[index].encoded, &groups[index].completions));
         let pass = self.policy.training_pass(&segments(&cut), optim.recompute)?;
-        let scores = pass.score(&self.head(self.policy));
+        let scores = self.loss_scores(&pass);
         Ok(Some(Opened { parts, pass, scores }))
     }
 }

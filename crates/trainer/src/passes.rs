@@ -107,9 +107,9 @@ pub(crate) fn viewed(
         let parts = cut(&pass, |index| prompts[index]);
         let forwards = policy.forward(&segments(&parts), None)?;
         for ((part, (_, completions)), forward) in pass.iter().zip(&parts).zip(forwards) {
-            let scores = head.score(&completions.flat(&forward.hidden), &completions.tokens());
+            let logprobs = head.logprobs(&completions.flat(&forward.hidden), &completions.tokens());
             let seen = &mut seen[part.group];
-            seen.logprobs.narrow(0, part.start, part.count).copy_(&completions.padded(&scores.logprobs));
+            seen.logprobs.narrow(0, part.start, part.count).copy_(&completions.padded(&logprobs));
             if keeps(part.group) {
                 let all = || {
                     let mut shape = forward.hidden.size();

@@ -32,7 +32,7 @@ pub fn describe(resolved: &Resolved) -> Result<String> {
             writeln!(text, "{}: {} records", file.display(), records.len())
         };
     }
-    let _ = writeln!(text, "at most {} video tokens per example", tokens.video);
+    let _ = writeln!(text, "at most {} tokens per video; below, an example has one", tokens.video);
     text.push_str("\n# plan\n");
     if config.algo.picks_frames() {
         text.push_str(&plan_of_picks(config));
@@ -132,13 +132,15 @@ impl Memory {
             Precision::Master => 12.0,
             Precision::Weights => 2.0 * bytes,
         };
-        let reference =
-            if config.algo.algorithm().user()?.needs(foveate_algo::MediaKind::Video).reference { all } else { 0.0 };
+        let needs = config.algo.algorithm().user()?.needs(foveate_algo::MediaKind::Video);
+        let reference = if needs.reference { all } else { 0.0 };
         let group = (tokens.video + config.rollout.completions * tokens.completion) as f64;
         let step = config.rollout.prompts_per_step as f64 * group;
+        // Contrast completions stand behind a prompt of their own, in as many rows.
+        let prompts = config.rollout.prompts_per_step * if needs.contrast { 2 } else { 1 };
         let together = match config.rollout.max_rows {
-            0 => config.rollout.prompts_per_step,
-            rows => (rows / config.rollout.completions).clamp(1, config.rollout.prompts_per_step),
+            0 => prompts,
+            rows => (rows / config.rollout.completions).clamp(1, prompts),
         };
         let drawn = together as f64 * group;
         let longest = (tokens.video + tokens.completion) as f64;
@@ -238,6 +240,21 @@ mod tests {
     fn rollout_and_update_take_turns_in_memory() {
         let memory = Memory(vec![("weights", GIB), ("keys and values", 2.0 * GIB), ("activations", 3.0 * GIB)]);
         assert!(memory.table().ends_with("at most at a time      4.00 GiB\n"), "{}", memory.table());
+    }
+
+    #[test]
+    fn contrast_completions_have_keys_and_values_too() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data/tiny-vlm");
+        let model = ModelConfig::from_dir(&folder).unwrap();
+        let cached = |algo: &str, max_rows: usize| {
+            let set = ["rollout.prompts_per_step=3", "rollout.completions=4"].map(String::from).to_vec();
+            let set = [set, vec![format!("rollout.max_rows={max_rows}")]].concat();
+            let config = resolve(&Layers { algo: Some(algo.into()), config: None, set }).unwrap().config;
+            let tokens = Tokens { video: 100, completion: 10, examples: 0 };
+            Memory::estimate(&config, &model, &tokens).unwrap().of("keys and values")
+        };
+        assert_eq!(cached("t-grpo", 0), 2.0 * cached("grpo", 0));
+        assert_eq!(cached("t-grpo", 8), cached("grpo", 8));
     }
 
     #[test]

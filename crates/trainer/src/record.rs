@@ -36,8 +36,8 @@ impl Stepper<'_> {
         let capture = rollout.frame_attention.is_none().then_some(FRAME_LAYERS);
         let forward = self.policy.forward(&[Segment { prompt: &group.encoded, completions }], capture)?.remove(0);
         let head = self.head(self.policy);
-        let found = head.score(&completions.flat(&forward.hidden), &completions.tokens());
-        let logprobs = completions.padded(&found.logprobs);
+        let logprobs = head.logprobs(&completions.flat(&forward.hidden), &completions.tokens());
+        let logprobs = completions.padded(&logprobs);
         let truncated: Array1<f32> = group.rollout.truncated.iter().map(|cut| f32::from(u8::from(*cut))).collect();
         let mut tensors = BTreeMap::from([
             ("rewards", Tensor::try_from(&scores.group.rewards)?),

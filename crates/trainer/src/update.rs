@@ -5,8 +5,7 @@ use std::ops::Range;
 use anyhow::{Context, Result};
 use foveate_algo::{Credit, GroupShape, factors};
 use foveate_policy::{
-    AdamW, Completions, Encoded, PolicyError, ScoreGradients, Surrogate, SurrogateInputs, TokenScores, TrainingPass,
-    surrogate_loss,
+    AdamW, Completions, Encoded, PolicyError, ScoreGradients, Surrogate, SurrogateInputs, TrainingPass, surrogate_loss,
 };
 use ndarray::Array2;
 use tch::{Kind, Tensor};
@@ -195,6 +194,26 @@ pub(crate) fn minibatches(count: usize, wanted: usize) -> Vec<Range<usize>> {
     (0..parts).map(|part| part * count / parts..(part + 1) * count / parts).collect()
 }
 
+/// What a loss is formed of, of the tokens of a pass, `[R]`.
+#[derive(Debug)]
+pub(crate) struct LossScores {
+    pub(crate) logprobs: Tensor,
+    /// Where the loss has a term of it.
+    pub(crate) entropy: Option<Tensor>,
+}
+
+impl Stepper<'_> {
+    /// What the loss of a pass is formed of.
+    pub(crate) fn loss_scores(&self, pass: &TrainingPass<'_>) -> LossScores {
+        let head = self.head(self.policy);
+        if self.algorithm.objective().entropy_coef == 0.0 {
+            return LossScores { logprobs: pass.logprobs(&head), entropy: None };
+        }
+        let scores = pass.score(&head);
+        LossScores { logprobs: scores.logprobs, entropy: Some(scores.entropy) }
+    }
+}
+
 /// One pass through the policy.
 #[derive(Clone, Copy)]
 struct Pass<'a> {
@@ -211,7 +230,7 @@ impl Pass<'_> {
     fn run(&self, total: &mut Sums) -> Result<()> {
         let cut = self.cut();
         let pass = self.stepper.policy.training_pass(&segments(&cut), self.stepper.config.optim.recompute)?;
-        let scores = pass.score(&self.stepper.head(self.stepper.policy));
+        let scores = self.stepper.loss_scores(&pass);
         self.finish(pass, &scores, total)
     }
 
@@ -221,13 +240,15 @@ impl Pass<'_> {
     }
 
     /// The same from a pass through the parts that is under way.
-    fn finish(&self, pass: TrainingPass<'_>, scores: &TokenScores, total: &mut Sums) -> Result<()> {
+    fn finish(&self, pass: TrainingPass<'_>, scores: &LossScores, total: &mut Sums) -> Result<()> {
         let cut = self.cut();
         let head = self.stepper.head(self.stepper.policy);
         let (mut at_logprobs, mut at_entropy) = (Vec::new(), Vec::new());
-        let scored = pass.split(&scores.logprobs).into_iter().zip(pass.split(&scores.entropy));
-        for ((part, (_, completions)), (logprobs, entropy)) in self.parts.iter().zip(&cut).zip(scored) {
-            let gradients = self.loss(part, completions, &TokenScores { logprobs, entropy }, total);
+        let logprobs = pass.split(&scores.logprobs);
+        let mut entropies = scores.entropy.as_ref().map(|entropy| pass.split(entropy).into_iter());
+        for ((part, (_, completions)), logprobs) in self.parts.iter().zip(&cut).zip(logprobs) {
+            let entropy = entropies.as_mut().and_then(Iterator::next);
+            let gradients = self.loss(part, completions, &LossScores { logprobs, entropy }, total);
             let id = &self.work.groups[part.group].example.example.id;
             let gradients = gradients.with_context(|| format!("example {id}"))?;
             at_logprobs.push(gradients.logprobs);
@@ -244,7 +265,7 @@ impl Pass<'_> {
         &self,
         part: &Part,
         completions: &Completions,
-        scores: &TokenScores,
+        scores: &LossScores,
         total: &mut Sums,
     ) -> Result<ScoreGradients> {
         let group = &self.groups[part.group];
@@ -257,8 +278,7 @@ impl Pass<'_> {
             old.copy_(&logprobs.detach());
             total.add_gap(&rows(&group.sampled), &old, completions.mask());
         }
-        let entropy =
-            (objective.entropy_coef != 0.0).then(|| completions.padded(&scores.entropy).set_requires_grad(true));
+        let entropy = scores.entropy.as_ref().map(|entropy| completions.padded(entropy).set_requires_grad(true));
         let reference = group.reference.as_ref().map(rows);
         let surrogate = surrogate_loss(&SurrogateInputs {
             objective: &objective,

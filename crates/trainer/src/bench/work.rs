@@ -137,14 +137,14 @@ impl Work {
         let sizes: Vec<_> = groups.iter().map(|(prompt, group)| Sizes::of(prompt, &group.completions)).collect();
         for pass in passes(sizes.iter().enumerate(), self.update.pass_tokens) {
             let parts = cut(&pass, |index| (groups[index].0, &groups[index].1.completions));
-            let ((under_way, scores), seconds) = self.timed(|| {
+            let ((under_way, logprobs), seconds) = self.timed(|| {
                 let under_way = self.policy.training_pass(&segments(&parts), self.update.recompute)?;
-                let scores = under_way.score(&head);
-                Ok((under_way, scores))
+                let logprobs = under_way.logprobs(&head);
+                Ok((under_way, logprobs))
             })?;
             forward += seconds;
             let ((), seconds) = self.timed(|| {
-                let logprobs = under_way.split(&scores.logprobs);
+                let logprobs = under_way.split(&logprobs);
                 let gradients = pass.iter().zip(&parts).zip(&logprobs).map(|((part, (_, own)), logprobs)| {
                     let advantages = self.groups[part.group].advantages.narrow(0, part.start, part.count);
                     gradient(&self.objective, logprobs, own, &advantages, self.groups.len())

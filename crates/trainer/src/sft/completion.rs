@@ -61,10 +61,10 @@ pub(super) fn learn(
     for parts in passes(sizes.iter().enumerate(), packing.tokens) {
         let parts = cut(&parts, |index| (&pairs[index].0, &pairs[index].1));
         let pass = policy.training_pass(&segments(&parts), packing.recompute)?;
-        let scores = pass.score(&head);
-        loss -= scores.logprobs.sum(Kind::Double).double_value(&[]);
+        let logprobs = pass.logprobs(&head);
+        loss -= logprobs.sum(Kind::Double).double_value(&[]);
         right += head.likeliest(&pass.hidden()).eq_tensor(pass.tokens()).sum(Kind::Double).double_value(&[]);
-        let gradient = Tensor::full_like(&scores.logprobs, -1.0 / tokens);
+        let gradient = Tensor::full_like(&logprobs, -1.0 / tokens);
         pass.backward(&head, &ScoreGradients { logprobs: gradient, entropy: None });
         optimizer.accumulate();
     }

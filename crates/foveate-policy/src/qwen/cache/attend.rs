@@ -8,20 +8,23 @@ use crate::room::{Room, number};
 /// What attention of a token is formed in, layer after layer.
 #[derive(Debug)]
 pub(super) struct AttendRooms {
-    scale: Tensor,   // [], of the scores
-    projected: Room, // [N, C, H + 2K, E] f32
-    queries: Room,   // [N * K, C * R, E]
-    on_prompt: Room, // [N * K, C * R, P], scores where products of this type have no wider results
-    on_own: Room,    // [N * K * C, R, columns used], likewise
-    scores: Room,    // [N * K, C * R, P + columns used] f32
-    weights: Room,   // the same
-    typed: Room,     // the same in the number type of values, if that is another
-    summed: Room,    // [N * K, C * R, E]
-    marked: Room,    // [L, N * K, C * R, E + F], of layers whose frame attention is seen, in f32
-    attended: Room,  // [N * K * C, R, E]
-    by_row: Room,    // [B, H * E]
-    marks: Room,     // [L, N, K * C * R, F] f32, of the same layers where values are of another type
-    seen: Room,      // [L, B, F] f32
+    scale: Tensor,    // [], of the scores
+    going: Room,      // [B, (H + 2K) * E] f32, where not all rows go on
+    projected: Room,  // [N, C, H + 2K, E] f32
+    queries: Room,    // [N * K, C * R, E]
+    on_prompt: Room,  // [N * K, C * R, P], scores where products of this type have no wider results
+    on_own: Room,     // [N * K * C, R, columns used], likewise
+    scores: Room,     // [N * K, C * R, P + columns used] f32
+    weights: Room,    // the same
+    typed: Room,      // the same in the number type of values, if that is another
+    summed: Room,     // [N * K, C * R, E]
+    marked: Room,     // [L, N * K, C * R, E + F], of layers whose frame attention is seen, in f32
+    attended: Room,   // [N * K * C, R, E]
+    by_row: Room,     // [N * C, H * E]
+    of_going: Room,   // [B, H * E], where not all rows go on
+    marks: Room,      // [L, N, K * C * R, F] f32, of the same layers where values are of another type
+    seen: Room,       // [L, N * C, F] f32
+    seen_going: Room, // [L, B, F] f32, where not all rows go on
 }
 
 impl AttendRooms {
@@ -30,6 +33,7 @@ impl AttendRooms {
         let [typed, wide] = [sizes.kind, Kind::Float].map(|kind| move || room(kind));
         Self {
             scale: number((sizes.width as f64).powf(-0.5), Kind::Float, sizes.device),
+            going: wide(),
             projected: wide(),
             queries: typed(),
             on_prompt: typed(),
@@ -41,8 +45,10 @@ impl AttendRooms {
             marked: wide(),
             attended: typed(),
             by_row: typed(),
+            of_going: typed(),
             marks: wide(),
             seen: wide(),
+            seen_going: wide(),
         }
     }
 
@@ -69,8 +75,18 @@ impl Cache {
         let (groups, rows, repeat, used) = (self.groups, self.rows, self.sizes.repeat(), self.used + 1);
         let (layer, rooms) = (&self.layers[index], &mut self.rooms);
 
-        let mut turned = rooms.projected.shaped(&[groups, rows, heads + 2 * kv_heads, width]);
-        turned.copy_(&projected.view([heads + 2 * kv_heads, width, groups, rows]).permute([2, 3, 0, 1]));
+        let turned = rooms.projected.shaped(&[groups, rows, heads + 2 * kv_heads, width]);
+        // As three dimensions: a matrix is transposed by way of a copy.
+        let by_row = [groups * rows, heads + 2 * kv_heads, width];
+        let of_rows = projected.view([by_row[1], width, -1]).permute([2, 0, 1]);
+        match &self.going {
+            None => turned.view(by_row).copy_(&of_rows),
+            Some(going) => {
+                let mut of_going = rooms.going.shaped(&of_rows.size());
+                of_going.copy_(&of_rows);
+                let _ = of_going.index_select_out(&turned.view(by_row), 0, &going.from);
+            }
+        }
         let rotated = turned.narrow(2, 0, heads + kv_heads).view([groups, rows, heads + kv_heads, width / 2, 2]);
         let _ = rotated.view_as_complex().multiply_(&self.rotations.get(self.used));
 
@@ -125,7 +141,14 @@ impl Cache {
 
         let mut by_row = rooms.by_row.shaped(&[groups, rows, kv_heads, repeat, width]);
         by_row.copy_(&attended.view([groups, kv_heads, rows, repeat, width]).transpose(1, 2));
-        by_row.view([groups * rows, heads * width])
+        let by_row = by_row.view([groups * rows, heads * width]);
+        match &self.going {
+            None => by_row,
+            Some(going) => {
+                let of_going = rooms.of_going.shaped(&[going.rows.numel() as i64, heads * width]);
+                by_row.index_select_out(&of_going, 0, &going.rows)
+            }
+        }
     }
 
     /// Frame attention of the token that has last gone through all layers, mean over heads, `[L, B, F]` f32, good
@@ -145,6 +168,13 @@ impl Cache {
         };
         let seen = self.rooms.seen.shaped(&[layers * groups, rows, frames]);
         let _ = self.head_mean.expand([layers * groups, -1, -1], false).bmm_out(&seen, &marks);
-        Some(seen.view([layers, groups * rows, frames]))
+        let seen = seen.view([layers, groups * rows, frames]);
+        Some(match &self.going {
+            None => seen,
+            Some(going) => {
+                let of_going = self.rooms.seen_going.shaped(&[layers, going.rows.numel() as i64, frames]);
+                seen.index_select_out(&of_going, 1, &going.rows)
+            }
+        })
     }
 }

@@ -2,10 +2,10 @@
 //!
 //! Rows form a rectangle, [`Cache::groups`] x [`Cache::rows`]. A group's prompt is kept once and read once per token
 //! for all rows of the group. Own tokens lie in columns that all groups share: a group that joined at column s has
-//! nothing before it.
+//! nothing before it. Of some rows of the rectangle no more tokens are drawn; the others go on.
 //!
-//! Shapes in comments: N groups, C rows of each, B = N * C, K key-value heads, R = H/K query heads of each, E head dim,
-//! P longest prompt, T columns, F most frames, L layers whose attention is seen.
+//! Shapes in comments: N groups, C rows of each, B rows that go on, N * C at most, K key-value heads, R = H/K query heads
+//! of each, E head dim, P longest prompt, T columns, F most frames, L layers whose attention is seen.
 
 use tch::{Device, Kind, Tensor};
 
@@ -86,6 +86,7 @@ pub(crate) struct Cache {
     groups: i64,
     rows: i64,
     used: i64,
+    going: Option<Going>, // `None` if all rows go on
     layers: Vec<Layer>,
     prompt_bias: Tensor, // [N * K, 1, P]: -inf behind a shorter prompt
     own_bias: Tensor,    // [N * K * C, 1, T]: -inf before a group's first column
@@ -93,6 +94,13 @@ pub(crate) struct Cache {
     head_mean: Tensor,   // [C, K * C * R] f32: the product with it is a row's mean over heads
     marks: Tensor,       // [N, P, F or 0] f32: 1 where a prompt's row is of a frame, if values do not go on with it
     rooms: AttendRooms,
+}
+
+/// Which rows of the rectangle go on.
+#[derive(Debug)]
+struct Going {
+    rows: Tensor, // [B]
+    from: Tensor, // [N * C], of each row of the rectangle its place among these; or a place of its group
 }
 
 #[derive(Debug)]
@@ -114,6 +122,7 @@ impl Cache {
             groups: 0,
             rows: 0,
             used: 0,
+            going: None,
             layers: Vec::new(),
             prompt_bias: none(),
             own_bias: none(),
@@ -158,6 +167,7 @@ impl Cache {
             groups,
             rows,
             used,
+            going: None,
             layers,
             marks,
             prompt_bias: bias(&sizes, members, prompt, |member, column| column >= member.prompt)
@@ -193,6 +203,22 @@ impl Cache {
             let frames = probe.frames.size()[1];
             let _ = self.marks.get(group).narrow(1, 0, frames).index_copy_(0, &probe.columns, &probe.frames);
         }
+    }
+
+    /// From now on tokens come of these rows of the rectangle only, ascending; of all, after [`Cache::regrouped`].
+    pub(crate) fn go_on(&mut self, rows: &[usize]) {
+        let all = (self.groups * self.rows) as usize;
+        let on_device = |index: Vec<i64>| Tensor::from_slice(&index).to_device(self.sizes.device);
+        self.going = (rows.len() < all).then(|| {
+            let mut from = vec![0; all];
+            // The first of a group stands for those of it that do not go on, so that no group has numbers of another.
+            for (place, row) in rows.iter().enumerate().rev() {
+                let group = row - row % self.rows as usize;
+                from[group..group + self.rows as usize].fill(place as i64);
+            }
+            rows.iter().enumerate().for_each(|(place, row)| from[*row] = place as i64);
+            Going { rows: on_device(rows.iter().map(|row| *row as i64).collect()), from: on_device(from) }
+        });
     }
 
     /// The newest token has gone through all layers.
