@@ -1,8 +1,9 @@
 //! The rows that decode together: who is in, who leaves, who joins.
 //!
 //! Keys and values lie in a rectangle of seats with as many rows each. Completions that have ended leave in between tokens:
-//! at once as rows of everything but attention, and with their keys and values when a plan says that it is worth moving
-//! the others'. Waiting groups join by such a plan. What happens depends on tokens alone, never on time.
+//! once they are an eighth of the rows, no more tokens are drawn of them; their place in attention goes, with their keys and
+//! values, when a plan says that it is worth moving the others'. Waiting groups join by such a plan. What happens depends
+//! on tokens alone, never on time.
 
 use std::ops::Range;
 
@@ -145,7 +146,8 @@ impl Batch {
         self.seats.is_empty()
     }
 
-    /// What the rectangle is to become before the next token; `None` if that is worth nothing.
+    /// What the rectangle is to become before the next token; `None` if it stays as it is, with fewer rows drawn of it
+    /// where many have ended.
     pub(crate) fn plan(&mut self) -> Option<Plan> {
         let used = self.cache.used();
         let full = used >= self.limits.length as i64 - 1;

@@ -48,7 +48,7 @@ impl Vlm {
     /// Draws the completions of every group, each of which ends with the first id of `end` or at
     /// `params.max_new_tokens`. Each prompt is computed once and shared by its group. Groups decode together, as many
     /// as `params.max_rows` allows: completions that have ended leave, and the next group joins when there is room. A
-    /// group's tokens depend on its own prompt and seed alone.
+    /// group's tokens depend, but for rounding, on its own prompt and seed alone.
     ///
     /// # Errors
     /// If parameters are out of range, a group is to have no completion, or a prompt with its completion would be longer

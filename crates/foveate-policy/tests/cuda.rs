@@ -165,9 +165,14 @@ fn params(max_new_tokens: usize) -> SamplingParams {
 }
 
 /// So many completions of each prompt.
+/// Of every other prompt half as many completions.
 fn rollouts(model: &Vlm, completions: usize, params: &SamplingParams, end: &[i64]) -> Vec<Rollout> {
     let encoded = prompts().map(|prompt| model.encode(&prompt).unwrap());
-    let draw = |group, prompt| Draw { prompt, completions, seed: GroupSeed { seed: 7, step: 3, group } };
+    let draw = |group, prompt| Draw {
+        prompt,
+        completions: if group % 2 == 0 { completions } else { completions.div_ceil(2) },
+        seed: GroupSeed { seed: 7, step: 3, group },
+    };
     let draws: Vec<_> = (0..).zip(&encoded).map(|(group, prompt)| draw(group, prompt)).collect();
     model.rollout(&draws, params, end).unwrap()
 }

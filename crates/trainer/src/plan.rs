@@ -137,7 +137,8 @@ impl Memory {
         let group = (tokens.video + config.rollout.completions * tokens.completion) as f64;
         let step = config.rollout.prompts_per_step as f64 * group;
         // Contrast completions stand behind a prompt of their own, in as many rows.
-        let prompts = config.rollout.prompts_per_step * if needs.contrast { 2 } else { 1 };
+        let contrasts = needs.contrast && config.rollout.completions > 1;
+        let prompts = config.rollout.prompts_per_step * if contrasts { 2 } else { 1 };
         let together = match config.rollout.max_rows {
             0 => prompts,
             rows => (rows / config.rollout.completions).clamp(1, prompts),

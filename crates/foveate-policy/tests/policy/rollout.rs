@@ -143,7 +143,9 @@ fn few_and_many<T>(watch: impl Fn(&dyn Fn()) -> T) -> Vec<(String, [T; 2])> {
     let model = random_with(&config, &LoadOptions { trainable: Trainable::Nothing, ..LoadOptions::default() }, 1);
     let encoded = mixed().map(|prompt| model.encode(&prompt).unwrap());
     let seen = |(completions, way): (usize, SamplingParams)| {
-        let draws: Vec<_> = (0..).zip(&encoded).map(|(at, prompt)| group(at, prompt, completions)).collect();
+        // Every other group is smaller, so that it does not fill its part of the rectangle.
+        let count = |at| if at % 2 == 0 { completions } else { completions.div_ceil(2) };
+        let draws: Vec<_> = (0..).zip(&encoded).map(|(at, prompt)| group(at, prompt, count(at))).collect();
         let seen = [8, 40].map(|max_new_tokens| {
             watch(&|| {
                 let rollouts = model.rollout(&draws, &SamplingParams { max_new_tokens, ..way }, &[]).unwrap();

@@ -288,17 +288,16 @@ mod tests {
 
     #[test]
     fn a_video_without_a_note_is_read_for_its_hash_once() {
-        let dir = tempfile::tempdir().unwrap();
-        let (hashes, video) = (Hashes::default(), dir.path().join("a.mp4"));
-        let hash = || hashes.clone().of(&video, facts(&video).unwrap()).unwrap();
-        write_atomic(&video, b"video").unwrap();
+        let (_dir, cache, video) = filled();
+        let other = key("other.mp4", 3); // a name without a note
         touch(&video, 7);
-        let first = hash();
-        write_atomic(&video, b"other").unwrap();
+        assert_eq!(cache.get(&other, &video).unwrap(), Some(frames()));
+        write_atomic(&video, b"large").unwrap();
         touch(&video, 7);
-        assert_eq!(hash(), first, "nothing says that it changed");
+        assert_eq!(cache.get(&other, &video).unwrap(), Some(frames()), "nothing says that it changed");
+        assert_eq!(FrameCache::open(&cache.dir).get(&other, &video).unwrap(), None, "who reads it sees that it did");
         touch(&video, 8);
-        assert_ne!(hash(), first);
+        assert_eq!(cache.get(&other, &video).unwrap(), None);
     }
 
     #[test]

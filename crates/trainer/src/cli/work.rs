@@ -113,7 +113,7 @@ pub struct BenchArgs {
     /// CPU threads of one operation
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(i32).range(1..))]
     pub threads: i32,
-    /// Measured rounds, after one that warms up; the median is reported
+    /// Measured rounds, after one that warms up; the median round is reported
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     pub repeat: u32,
     /// Lengthen (or shorten) the prompt's text so that the prompt has N tokens, video included

@@ -21,7 +21,8 @@ pub struct RolloutTable {
     pub max_new_tokens: usize,
     /// Softmax temperature; 0 is greedy (APPO: 1).
     pub temperature: f64,
-    /// Nucleus: the smallest set of tokens with this share of the probability; 1 is all (APPO: 1).
+    /// Nucleus: the smallest set of tokens with this share of the probability, of those that `top_k` leaves; 1 is all
+    /// (APPO: 1).
     pub top_p: f64,
     /// The likeliest tokens sampling is restricted to; 0 is all.
     pub top_k: usize,

@@ -100,7 +100,7 @@ pub(crate) struct Cache {
 #[derive(Debug)]
 struct Going {
     rows: Tensor, // [B]
-    from: Tensor, // [N * C], of each row of the rectangle its place among these; or a place of its group
+    from: Tensor, // [N * C], the place among these that stands for each row of the rectangle
 }
 
 #[derive(Debug)]
@@ -211,7 +211,8 @@ impl Cache {
         let on_device = |index: Vec<i64>| Tensor::from_slice(&index).to_device(self.sizes.device);
         self.going = (rows.len() < all).then(|| {
             let mut from = vec![0; all];
-            // The first of a group stands for those of it that do not go on, so that no group has numbers of another.
+            // The first of a group stands for those of it that do not go on, so that its frame attention is made of its own
+            // numbers. Nobody sees a group of which none goes on.
             for (place, row) in rows.iter().enumerate().rev() {
                 let group = row - row % self.rows as usize;
                 from[group..group + self.rows as usize].fill(place as i64);
