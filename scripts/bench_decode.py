@@ -6,8 +6,8 @@
     /tmp/decoders/bin/pip install --no-deps decord==0.6.0 av==18.1.0 torchcodec==0.17.0
     /tmp/decoders/bin/python scripts/bench_decode.py [--threads 2] [--rounds 3] [--only NAME] [--json FILE]
 
-Makes the clips with the ffmpeg program into bench-decode in the target folder (once), builds the example bench_decode, and prints
-seconds from path to RGB frames of full size in memory, and ratios to ours (above 1: slower than ours). In each round
+Makes the clips with the ffmpeg program into bench-decode in the target folder (once), builds the example bench_decode,
+and prints seconds from path to RGB frames of full size in memory, and ratios to ours (above 1: slower than ours). In each round
 every decoder decodes once, in turn, in a fresh process kept to as many cores as there are threads; the smallest of the
 rounds counts, for wall time and for processor time separately (ours with the start of its process). The last column compares frames: the largest mean
 difference of a frame from ours, in levels (different versions of swscale round differently).

@@ -257,15 +257,13 @@ impl<'a> Generation<'a> {
         let positions = prompts.iter().map(|(prompt, _)| &prompt.positions).collect::<Vec<_>>();
         let rope = model.rope(&Tensor::cat(&positions, 1));
         let (hidden, taps) = model.text.forward(model.embed(&prompts), &rope, &pack, &wanted)?;
-        let frames: Vec<_> = (0..joins.len()).map(|group| taps.frames_of(group)).collect();
-        let parts = pack.groups.iter().zip(wanted.frames).zip(frames).zip(0..);
-        let one = |(((group, probe), frames), index): (((&GroupRows, _), Option<Tensor>), i64)| Prefilled {
+        let one = |(index, (group, probe)): (usize, (&GroupRows, _))| Prefilled {
             keys_values: taps.keys_values.iter().map(|both| both.each_ref().map(|x| group.of(x))).collect(),
             probe,
-            hidden: hidden.get(index),
-            frame_attention: frames.map(|frames| frames.squeeze_dim(1)),
+            hidden: hidden.get(index as i64),
+            frame_attention: taps.frames_of(index).map(|frames| frames.squeeze_dim(1)),
         };
-        Ok(parts.map(one).collect())
+        Ok(pack.groups.iter().zip(wanted.frames).enumerate().map(one).collect())
     }
 }
 

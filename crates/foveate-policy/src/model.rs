@@ -278,9 +278,10 @@ impl Vlm {
                     None => self.features(&prompt.media),
                 });
             }
-            let own: Vec<_> = [Some(&prompt.ids), followed_by.as_ref()].into_iter().flatten().collect();
-            start += own.iter().map(|ids| ids.numel() as i64).sum::<i64>();
-            ids.extend(own);
+            for part in [Some(&prompt.ids), followed_by.as_ref()].into_iter().flatten() {
+                start += part.numel() as i64;
+                ids.push(part);
+            }
         }
         let mut embedded = self.text.embed(&Tensor::cat(&ids, 0));
         if pads.is_empty() {

@@ -248,9 +248,12 @@ mod tests {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data/tiny-vlm");
         let model = ModelConfig::from_dir(&folder).unwrap();
         let cached = |algo: &str, max_rows: usize| {
-            let set = ["rollout.prompts_per_step=3", "rollout.completions=4"].map(String::from).to_vec();
-            let set = [set, vec![format!("rollout.max_rows={max_rows}")]].concat();
-            let config = resolve(&Layers { algo: Some(algo.into()), config: None, set }).unwrap().config;
+            let set = [
+                format!("rollout.max_rows={max_rows}"),
+                "rollout.prompts_per_step=3".into(),
+                "rollout.completions=4".into(),
+            ];
+            let config = resolve(&Layers { algo: Some(algo.into()), config: None, set: set.into() }).unwrap().config;
             let tokens = Tokens { video: 100, completion: 10, examples: 0 };
             Memory::estimate(&config, &model, &tokens).unwrap().of("keys and values")
         };

@@ -144,10 +144,7 @@ impl Cache {
         let by_row = by_row.view([groups * rows, heads * width]);
         match &self.going {
             None => by_row,
-            Some(going) => {
-                let of_going = rooms.of_going.shaped(&[going.rows.numel() as i64, heads * width]);
-                by_row.index_select_out(&of_going, 0, &going.rows)
-            }
+            Some(going) => going.of(&by_row, 0, &mut rooms.of_going),
         }
     }
 
@@ -171,10 +168,7 @@ impl Cache {
         let seen = seen.view([layers, groups * rows, frames]);
         Some(match &self.going {
             None => seen,
-            Some(going) => {
-                let of_going = self.rooms.seen_going.shaped(&[layers, going.rows.numel() as i64, frames]);
-                seen.index_select_out(&of_going, 1, &going.rows)
-            }
+            Some(going) => going.of(&seen, 1, &mut self.rooms.seen_going),
         })
     }
 }

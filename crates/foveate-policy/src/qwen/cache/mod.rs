@@ -103,6 +103,15 @@ struct Going {
     from: Tensor, // [N * C], the place among these that stands for each row of the rectangle
 }
 
+impl Going {
+    /// Of numbers that all rows of the rectangle have along `dim`, those of the rows that go on, in this room.
+    fn of(&self, x: &Tensor, dim: i64, room: &mut Room) -> Tensor {
+        let mut shape = x.size();
+        shape[dim as usize] = self.rows.numel() as i64;
+        x.index_select_out(&room.shaped(&shape), dim, &self.rows)
+    }
+}
+
 #[derive(Debug)]
 struct Layer {
     /// What the following are views of. Whoever comes later is written over those who were there before.
