@@ -1,9 +1,11 @@
-// What libtorch's allocators do, which tch does not bind.
+// Settings of libtorch and what its allocators do, which tch does not bind.
 
 #include <atomic>
 #include <memory>
 
+#include <ATen/Context.h>
 #include <c10/core/Allocator.h>
+#include <c10/core/AllocatorConfig.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/util/ThreadLocalDebugInfo.h>
 
@@ -27,6 +29,15 @@ struct Counting {
 } // namespace
 
 extern "C" {
+
+// Settings for CUDA, before anything is done on it.
+int foveate_settle_cuda(bool expandable_segments, char *message, size_t size) {
+    return guarded(message, size, [&] {
+        // It makes a plan for every shape, and every video brings new ones.
+        at::globalContext().setSDPUseCuDNN(false);
+        if (expandable_segments) c10::CachingAllocator::setAllocatorSettings("expandable_segments:True");
+    });
+}
 
 // Most bytes that were in use at a time on the CUDA device of this number.
 int foveate_peak_bytes(int device, double *bytes, char *message, size_t size) {

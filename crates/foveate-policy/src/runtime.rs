@@ -44,8 +44,19 @@ pub fn init() -> Result<(), PolicyError> {
             }
         },
     };
+    if library.is_some() {
+        settle()?;
+    }
     CUDA.get_or_init(|| library);
     Ok(())
+}
+
+/// Attention of the vision tower by libtorch's own kernels, and memory in segments that grow, unless the environment has
+/// settings for the allocator: passes of differing length do not fragment it then.
+fn settle() -> Result<(), PolicyError> {
+    let set = ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"].iter().any(|name| env::var_os(name).is_some());
+    // SAFETY: the message fits its size.
+    checked(|message, size| unsafe { foveate_settle_cuda(!set, message, size) })
 }
 
 fn load(path: &Path) -> Result<Library, libloading::Error> {
@@ -97,6 +108,7 @@ pub fn device(name: &str) -> Result<Device, PolicyError> {
 }
 
 unsafe extern "C" {
+    fn foveate_settle_cuda(expandable_segments: bool, message: *mut c_char, size: usize) -> c_int;
     fn foveate_peak_bytes(device: c_int, bytes: *mut f64, message: *mut c_char, size: usize) -> c_int;
     fn foveate_begin_counting(counting: *mut *mut c_void, message: *mut c_char, size: usize) -> c_int;
     fn foveate_counted(counting: *const c_void) -> u64;

@@ -121,12 +121,12 @@ pub struct Answers {
 }
 
 impl Examinee<'_> {
-    /// Answers the first `eval.limit` examples of a file, one completion each, but for those that `keep` has. `each` hears
-    /// how many are done of how many. Ends early, with what there is, if asked to stop.
+    /// Answers the first `eval.limit` examples of a file, one completion each, but for those that `keep` has, and
+    /// shows how many are done. Ends early, with what there is, if asked to stop.
     ///
     /// # Errors
     /// The file cannot be read, a prompt does not fit the model, or answers cannot be kept.
-    pub fn answer(&self, exam: &Exam<'_>, keep: &mut dyn Keep, each: &dyn Fn(usize, usize)) -> Result<Answers> {
+    pub fn answer(&self, exam: &Exam<'_>, keep: &mut dyn Keep) -> Result<Answers> {
         let eval = &self.config.eval;
         let mut examples = Examples::evaluation(&exam.asked, self.config, self.dir, Arc::clone(self.text))?;
         if self.rubric.is_some() {
@@ -141,7 +141,7 @@ impl Examinee<'_> {
         let (items, state) = keep.kept();
         let mut loader = Loader::new(examples, Order::Once(count), options, state)?;
         let mut answers = Answers { items, bad: 0 };
-        each(loader.state().position as usize, count);
+        let mut shown = answered(loader.state().position, count);
         while !exam.stop.requested() {
             let examples = loader.batch(eval.batch)?.examples;
             if examples.is_empty() {
@@ -150,7 +150,7 @@ impl Examinee<'_> {
             let items = self.answer_batch(answers.items.len() as u64, exam.asked.ablation, &examples)?;
             keep.keep(loader.state(), &items)?;
             answers.items.extend(items);
-            each(loader.state().position as usize, count);
+            shown(loader.state().position);
         }
         answers.bad = loader.state().bad.len();
         Ok(answers)
@@ -290,15 +290,15 @@ fn also(sample: &Prepared, completion: &str) -> BTreeMap<String, f32> {
     scores.into_iter().filter_map(|(name, score)| Some((name.to_owned(), score?))).collect()
 }
 
-/// Shows how many examples are answered, of how many.
-pub fn answered() -> impl Fn(usize, usize) {
-    let shown = std::cell::RefCell::new(None);
-    move |done, all| {
-        let mut shown = shown.borrow_mut();
-        let progress = shown.get_or_insert_with(|| Progress::start(0, all as u64));
-        progress.at(done as u64, "answered");
-        if done == all {
+/// Shows how many examples of `all` are answered: `done` now, then what it is told.
+pub fn answered(done: u64, all: usize) -> impl FnMut(u64) {
+    let mut progress = Progress::start(done, all as u64);
+    let mut show = move |done| {
+        progress.at(done, "answered");
+        if done == all as u64 {
             progress.finish();
         }
-    }
+    };
+    show(done);
+    show
 }

@@ -58,7 +58,7 @@ impl Examinee<'_> {
             LoaderOptions { depth: 2 * batch, threads: config.data.threads, on_bad: config.data.on_bad_example };
         let mut loader = Loader::new(examples, Order::Once(count), options, LoaderState::default())?;
         let params = config.rollout.sampling(Observe::default());
-        let (mut shares, each) = (HashMap::new(), answered());
+        let (mut shares, mut shown) = (HashMap::new(), answered(0, count));
         loop {
             let prepared = loader.batch(batch)?.examples;
             let Some(first) = prepared.first().map(|example| example.record as u64) else {
@@ -81,7 +81,7 @@ impl Examinee<'_> {
                     shares.insert(example.record, share);
                 }
             }
-            each(loader.state().position as usize, count);
+            shown(loader.state().position);
         }
     }
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use foveate_data::{Format, Records};
 
-use crate::answer::{Candidate, Exam, Examinee, answered};
+use crate::answer::{Candidate, Exam, Examinee};
 use crate::cli::{Ablation, EvalArgs};
 use crate::config::{Config, resolve_plain};
 use crate::data::Asked;
@@ -92,7 +92,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
 /// is added to `kept`, to be removed once all that was asked is done.
 fn sit(examinee: &Examinee<'_>, exam: &Exam<'_>, output: &Path, kept: &mut Vec<Begun>) -> Result<Option<Vec<Item>>> {
     let mut begun = Begun::open(&appended(output, ".partial"), &asked(examinee, exam)?)?;
-    let answers = examinee.answer(exam, &mut begun, &answered())?;
+    let answers = examinee.answer(exam, &mut begun)?;
     kept.push(begun);
     if exam.stop.requested() {
         println!("stopped after {} answers; the same command goes on from there", answers.items.len());

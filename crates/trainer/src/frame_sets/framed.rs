@@ -105,18 +105,18 @@ impl FramedExamples {
         stop: Option<&Stop>,
         mut each: impl FnMut(Framed) -> Result<()>,
     ) -> Result<usize> {
-        let (count, shown) = (first(self.count(), limit), answered());
+        let count = first(self.count(), limit);
         // Few: the candidates of a long video are large.
         let options = LoaderOptions { depth: 4, threads: data.threads, on_bad: data.on_bad_example };
         let mut loader = Loader::new(self, Order::Once(count), options, LoaderState::default())?;
-        let mut left_out = 0;
+        let (mut left_out, mut shown) = (0, answered(0, count));
         while !stop.is_some_and(Stop::requested) {
             let Some(framed) = loader.batch(1)?.examples.pop() else { break };
             let id = framed.example.id.clone();
             if let Err(error) = each(framed).context(id) {
                 left_out += usize::from(passed_over(error, data.on_bad_example)?);
             }
-            shown(loader.state().position as usize, count);
+            shown(loader.state().position);
         }
         Ok(left_out + loader.state().bad.len())
     }

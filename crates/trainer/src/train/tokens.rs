@@ -10,7 +10,7 @@ use foveate_reward::Rubric;
 
 use super::learner::{Examples as Supply, Learner, Step};
 use super::{POLICY, load_options, optimizer, save_optimizer};
-use crate::answer::{Answers, Exam, Examinee, Nowhere, answered};
+use crate::answer::{Answers, Exam, Examinee, Nowhere};
 use crate::config::Config;
 use crate::data::{Asked, Examples};
 use crate::error::UserContext;
@@ -94,7 +94,7 @@ impl Learner for TokenLearner {
     fn answer(&self, config: &Config, test: &Path, stop: &Stop) -> Result<Answers> {
         let dir = config.model_path()?;
         let examinee = Examinee { policy: &self.policy, dir, text: &self.text, rubric: Some(&self.rubric), config };
-        examinee.answer(&Exam { asked: Asked::whole(test), stop }, &mut Nowhere, &answered())
+        examinee.answer(&Exam { asked: Asked::whole(test), stop }, &mut Nowhere)
     }
 
     /// A line on the attention to the event, where the examples know of one.

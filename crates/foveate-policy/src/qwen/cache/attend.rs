@@ -67,7 +67,7 @@ impl AttendRooms {
 }
 
 impl Cache {
-    /// Attention of one new token per row: its projections `[(H + 2K) * E, B]`, with the halves that rotate together
+    /// Attention of one new token per row: its projections `[B, (H + 2K) * E]`, with the halves that rotate together
     /// interleaved (see [`super::paired`]), give `[B, H * E]`, good until the next call. Its own keys and values go into
     /// column [`Cache::used`].
     pub(crate) fn attend(&mut self, index: usize, projected: &Tensor) -> Tensor {
@@ -76,9 +76,9 @@ impl Cache {
         let (layer, rooms) = (&self.layers[index], &mut self.rooms);
 
         let turned = rooms.projected.shaped(&[groups, rows, heads + 2 * kv_heads, width]);
-        // As three dimensions: a matrix is transposed by way of a copy.
+        // As three dimensions: a matrix would be transposed by way of a copy.
         let by_row = [groups * rows, heads + 2 * kv_heads, width];
-        let of_rows = projected.view([by_row[1], width, -1]).permute([2, 0, 1]);
+        let of_rows = projected.view([-1, by_row[1], width]);
         match &self.going {
             None => turned.view(by_row).copy_(&of_rows),
             Some(going) => {

@@ -331,7 +331,7 @@ mod tests {
     fn seen_by_a_token(cache: &mut Cache) -> Vec<f32> {
         let Sizes { heads, kv_heads, width, .. } = cache.sizes;
         let rows = cache.groups * cache.rows;
-        let zeros = Tensor::zeros([(heads + 2 * kv_heads) * width, rows], FLOATS).to_kind(cache.sizes.kind);
+        let zeros = Tensor::zeros([rows, (heads + 2 * kv_heads) * width], FLOATS).to_kind(cache.sizes.kind);
         let _ = cache.attend(0, &zeros);
         cache.advance();
         cache.seen().unwrap().view(-1).try_into().unwrap()
