@@ -11,6 +11,8 @@ pub enum MediaKind {
     Video,
     /// Images only.
     Image,
+    /// Nothing: text only.
+    Text,
 }
 
 /// What an algorithm must be shown of a group besides its rewards.

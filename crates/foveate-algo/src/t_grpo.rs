@@ -83,7 +83,7 @@ impl TGrpo {
 
     /// Share correct of ordered and of shuffled completions, and whether the order helped. Without either, it did not.
     fn order(&self, group: &ScoredGroup, seen: &Observations) -> Result<Order, AlgoError> {
-        if group.media == MediaKind::Image {
+        if group.media != MediaKind::Video {
             return Ok(Order { ordered: self.rate(group.accuracy.view()), shuffled: None, helped: false });
         }
         let contrast = seen.contrast_accuracy.as_ref();

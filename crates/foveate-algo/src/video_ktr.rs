@@ -117,8 +117,14 @@ impl VideoKtr {
         Ok(Self { settings })
     }
 
+    /// Whether a score is formed: without anything shown, or its order, there is nothing to take away.
     fn uses(&self, signal: Signal, media: MediaKind) -> bool {
-        self.settings.signals.contains(&signal) && (signal != Signal::Temporal || media == MediaKind::Video)
+        let applies = match signal {
+            Signal::Entropy => true,
+            Signal::Visual => media != MediaKind::Text,
+            Signal::Temporal => media == MediaKind::Video,
+        };
+        applies && self.settings.signals.contains(&signal)
     }
 
     /// The score of every token, `[G, T]`, as it is ranked.

@@ -113,6 +113,12 @@ impl Rubric {
         Ok(Self { scorers, length: config.length, remote })
     }
 
+    /// Whether every weight is 0.
+    pub fn rewards_nothing(&self) -> bool {
+        let own = self.scorers.iter().map(|(weight, _)| *weight).chain(self.length.iter().map(|length| length.weight));
+        own.chain(self.remote.iter().map(|(weight, _)| *weight)).all(|weight| weight == 0.0)
+    }
+
     /// What a completion earns for an example with this answer, all but the remote scorer's part.
     pub fn score<'a>(&self, answer: &Answer, completion: impl Into<Completion<'a>>) -> Reward {
         let completion = completion.into();

@@ -73,7 +73,8 @@ mod read {
             });
         }
         let Some(rate) = options.folder_fps.filter(|rate| rate.is_finite() && *rate > 0.0) else {
-            let reason = "it is a folder: how many of its pictures a second are a video? set folder_fps, such as 3.0";
+            let reason = "it is a folder: how many of its pictures a second are a video? set folder_fps (data.decode.folder_fps in a \
+                configuration), such as 3.0";
             return Err(bad(folder, reason.to_owned()));
         };
         let times: Vec<f64> = (0..paths.len()).map(|index| index as f64 / rate).collect();

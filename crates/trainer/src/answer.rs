@@ -60,7 +60,9 @@ impl Candidate {
     /// A user error: the model cannot be read, a setting is wrong, or the algorithm is not one of answers.
     pub fn load(dir: &Path, config: &Config) -> Result<Self> {
         if config.algo.picks_frames() {
-            return Err(user_error("refocus answers no questions; --algo names an algorithm of tokens here"));
+            return Err(user_error(
+                "algorithm refocus answers no questions: expected an algorithm of tokens (--algo, algo.name)",
+            ));
         }
         let options = LoadOptions { trainable: Trainable::Nothing, ..load_options(config)? };
         Ok(Self {

@@ -95,7 +95,7 @@ impl Stepper<'_> {
 fn masked(policy: &Vlm, groups: &[Group], index: usize, masking: Masking, seed: GroupSeed) -> Result<Encoded> {
     let group = &groups[index];
     let shown = match masking.frames {
-        _ if group.media == MediaKind::Image => Shown::All,
+        _ if group.media != MediaKind::Video => Shown::All,
         MaskedFrames::All => Shown::All,
         MaskedFrames::Half => Shown::Frames(by_video(&group.encoded, seed, HALF, order::half)),
         MaskedFrames::AnotherVideo => return another_video(policy, groups, index),

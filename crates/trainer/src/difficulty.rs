@@ -12,7 +12,8 @@ use crate::answer::{Candidate, Examinee, answered, correctness};
 use crate::cli::FilterArgs;
 use crate::config::resolve_plain;
 use crate::data::{Examples, Loader, LoaderOptions, LoaderState, Order, View};
-use crate::error::{existing, user_error};
+use crate::error::user_error;
+use crate::run::existing_model;
 
 /// Shares of right completions by record.
 #[derive(Debug)]
@@ -29,7 +30,7 @@ impl Difficulty {
     /// A user error: the model or the examples cannot be read, or a setting is wrong.
     pub fn measure(records: &Arc<Records>, model: &Path, args: &FilterArgs) -> Result<Self> {
         let config = resolve_plain(&args.settings.layers(args.algo.as_deref()))?;
-        existing("--model", model)?;
+        existing_model("--model", model)?;
         if args.samples == 0 || args.min_accuracy > args.max_accuracy {
             return Err(user_error("expected --samples of at least 1 and --min-accuracy of at most --max-accuracy"));
         }

@@ -177,6 +177,10 @@ impl Stepper<'_> {
 
 /// What an example's prompt shows.
 fn media(example: &Prepared) -> MediaKind {
-    let has_video = example.prompt.media.iter().any(|medium| matches!(medium, Media::Video(_)));
-    if has_video { MediaKind::Video } else { MediaKind::Image }
+    let media = &example.prompt.media;
+    match media.iter().any(|medium| matches!(medium, Media::Video(_))) {
+        true => MediaKind::Video,
+        false if media.is_empty() => MediaKind::Text,
+        false => MediaKind::Image,
+    }
 }

@@ -132,17 +132,18 @@ fn shares(items: &[Item], of: impl Fn(&Item) -> &str) -> BTreeMap<&str, Share> {
 pub struct Change {
     /// Mean of the examples' differences, after less before.
     pub mean: f64,
-    /// Half the width of its 95% interval, from the differences' standard deviation.
-    pub half_width: f64,
+    /// Half the width of its 95% interval, from the differences' standard deviation; `None` where all are the same (or there
+    /// is one), which tells nothing of how far off their mean may be.
+    pub half_width: Option<f64>,
 }
 
 impl Change {
-    /// The change on the examples that both evaluations have.
+    /// The change on the examples that both evaluations have; of several that share an id, the first of one evaluation and
+    /// the first of the other are taken for the same, and so on.
     pub fn between<'a>(before: impl IntoIterator<Item = &'a Item>, after: impl IntoIterator<Item = &'a Item>) -> Self {
-        let before: HashMap<&str, f32> = before.into_iter().map(|item| (item.id.as_str(), item.accuracy)).collect();
-        let differences: Vec<f64> = after
-            .into_iter()
-            .filter_map(|item| Some(f64::from(item.accuracy - before.get(item.id.as_str())?)))
+        let before: HashMap<_, f32> = numbered(before).map(|(name, item)| (name, item.accuracy)).collect();
+        let differences: Vec<f64> = numbered(after)
+            .filter_map(|(name, item)| Some(f64::from(item.accuracy - before.get(&name)?)))
             .filter(|difference| !difference.is_nan())
             .collect();
         Self::of(&differences)
@@ -154,8 +155,24 @@ impl Change {
         let mean = differences.iter().sum::<f64>() / n.max(1.0);
         let squares: f64 = differences.iter().map(|value| (value - mean).powi(2)).sum();
         let deviation = (squares / (n - 1.0).max(1.0)).sqrt();
-        Self { mean, half_width: Z * deviation / n.max(1.0).sqrt() }
+        Self { mean, half_width: (squares > 0.0).then(|| Z * deviation / n.sqrt()) }
     }
+
+    /// In percent, with its interval if it has one.
+    pub fn text(&self) -> String {
+        let half_width = self.half_width.map(|half_width| format!(" +- {:.1}", 100.0 * half_width));
+        format!("{:+.1}{}", 100.0 * self.mean, half_width.unwrap_or_default())
+    }
+}
+
+/// Items with their ids, and how many before them have the same one.
+fn numbered<'a>(items: impl IntoIterator<Item = &'a Item>) -> impl Iterator<Item = ((&'a str, usize), &'a Item)> {
+    let mut known: HashMap<&str, usize> = HashMap::new();
+    items.into_iter().map(move |item| {
+        let count = known.entry(&item.id).or_default();
+        *count += 1;
+        ((item.id.as_str(), *count), item)
+    })
 }
 
 /// Mean attention to the event's frames, of the items whose event is known.
@@ -242,7 +259,7 @@ fn change_row(name: &str, before: Option<&Share>, after: &Share, change: &Change
         after.items.to_string(),
         before.map_or_else(|| "-".to_owned(), Share::text),
         after.text(),
-        format!("{:+.1} +- {:.1}", 100.0 * change.mean, 100.0 * change.half_width),
+        change.text(),
     ]
 }
 
@@ -318,8 +335,12 @@ mod tests {
         let after: Vec<Item> = (0..5).rev().map(|id| item(id, "k", 1.0)).collect();
         let change = Change::between(&before, &after);
         assert!((change.mean - 0.5).abs() < 1e-12);
-        assert!((change.half_width - Z * (1.0f64 / 3.0).sqrt() / 2.0).abs() < 1e-12);
-        assert_eq!(Change::between(&before, &before), Change { mean: 0.0, half_width: 0.0 });
+        assert!((change.half_width.unwrap() - Z * (1.0f64 / 3.0).sqrt() / 2.0).abs() < 1e-12);
+        assert_eq!(change.text(), "+50.0 +- 56.6");
+        assert_eq!(Change::between(&before, &before).text(), "+0.0", "no difference, no interval");
+        let twice = |first, second| [item(0, "k", first), item(0, "k", second)];
+        let change = Change::between(&twice(0.0, 1.0), &twice(1.0, 0.0));
+        assert_eq!((change.mean, change.half_width.is_some()), (0.0, true), "in the order in which they stand");
     }
 
     #[test]

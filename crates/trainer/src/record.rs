@@ -39,12 +39,14 @@ impl Stepper<'_> {
         let logprobs = head.logprobs(&completions.flat(&forward.hidden), &completions.tokens());
         let logprobs = completions.padded(&logprobs);
         let truncated: Array1<f32> = group.rollout.truncated.iter().map(|cut| f32::from(u8::from(*cut))).collect();
+        let flag = |holds| Tensor::from_slice(&[i64::from(holds)]);
         let mut tensors = BTreeMap::from([
             ("rewards", Tensor::try_from(&scores.group.rewards)?),
             ("accuracy", Tensor::try_from(&scores.group.accuracy)?),
             ("truncated", Tensor::try_from(&truncated)?),
             ("completion_mask", completions.mask().to_kind(Kind::Int64)),
-            ("has_video", Tensor::from_slice(&[i64::from(group.media == MediaKind::Video)])),
+            ("has_video", flag(group.media == MediaKind::Video)),
+            ("has_media", flag(group.media != MediaKind::Text)),
             ("completion_ids", completions.ids().shallow_clone()),
             ("old_logprobs", logprobs.copy()),
             ("logprobs", logprobs),

@@ -14,6 +14,7 @@ use tch::{Kind, Tensor};
 use crate::{
     cli::ScoreArgs,
     error::{UserContext, existing, user_error},
+    run::existing_model,
 };
 
 /// Reads `args.inputs`, scores every row with the model and writes `args.output`.
@@ -28,7 +29,7 @@ pub fn run(args: &ScoreArgs) -> Result<()> {
         trainable: Trainable::Nothing,
         feature_cache: 0,
     };
-    existing("--model", &args.model)?;
+    existing_model("--model", &args.model)?;
     existing("--inputs", &args.inputs)?;
     let inputs = Inputs::read(&args.inputs).user()?;
     let mut output = Output::new(&inputs.ids);

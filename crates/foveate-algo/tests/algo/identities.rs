@@ -228,6 +228,8 @@ fn a_signal_that_is_off_asks_for_no_pass() {
     assert!(temporal.distributions && !temporal.sampling_logprobs);
     let image = needs(json!({}), MediaKind::Image);
     assert!(image.masked.is_some() && image.reordered.is_none());
+    let text = needs(json!({}), MediaKind::Text);
+    assert!(text.masked.is_none() && text.reordered.is_none() && !text.sampling_logprobs && text.entropy);
     let t_grpo = algorithm("t-grpo", json!({}));
     assert!(t_grpo.needs(MediaKind::Video).contrast && !t_grpo.needs(MediaKind::Image).contrast);
 }
@@ -242,6 +244,16 @@ fn an_image_has_no_temporal_score_and_without_any_score_every_token_is_key() {
     assert_eq!(credit.selected, image.group.mask);
     let credit = image.credit(&*algorithm("video-ktr", json!({"signals": ["temporal"], "weighting": "linear"})));
     assert_eq!(credit.weights, image.group.mask.mapv(|token| f32::from(u8::from(token))));
+}
+
+#[test]
+fn of_text_alone_only_uncertain_tokens_are_key() {
+    let mut text = pair();
+    text.group.media = MediaKind::Text;
+    let credit = text.credit(&*algorithm("video-ktr", json!({})));
+    assert!(credit.detail("temporal").is_none() && credit.detail("visual").is_none());
+    assert_eq!(credit.selected, text.credit(&*algorithm("video-ktr", json!({"signals": ["entropy"]}))).selected);
+    assert_ne!(credit.selected, text.group.mask);
 }
 
 #[test]

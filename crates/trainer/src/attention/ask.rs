@@ -14,6 +14,7 @@ use crate::config::{Config, resolve_plain};
 use crate::data::{Example, MediaReader, Medium, Prepared, Preparer, View};
 use crate::error::{UserContext, existing};
 use crate::observe::mean_over_layers;
+use crate::run::existing_model;
 use crate::train::load_options;
 
 /// Asks the policy.
@@ -25,7 +26,7 @@ pub(super) fn ask(args: &AttentionArgs) -> Result<Looked> {
     let model = args.model.as_deref().context("which model? --model DIR").user()?;
     let video = args.video.as_deref().context("which video? --video FILE").user()?;
     let question = args.question.clone().context("which question? --question TEXT").user()?;
-    existing("--model", model)?;
+    existing_model("--model", model)?;
     existing("--video", video)?;
     let text = Arc::new(TextProcessor::load(model).user()?);
     let view = View::evaluation(&config, model);
@@ -81,7 +82,8 @@ fn draw(
     policy: &Vlm,
     (text, prepared): (&TextProcessor, &Prepared),
 ) -> Result<Rollout> {
-    let several = args.completions > 1;
+    let count = args.completions.get();
+    let several = count > 1;
     let params = SamplingParams {
         max_new_tokens: config.eval_tokens(),
         temperature: args.temperature.unwrap_or(if several { config.rollout.temperature } else { 0.0 }),
@@ -93,7 +95,7 @@ fn draw(
     };
     let seed = GroupSeed { seed: args.seed, step: 0, group: 0 };
     let encoded = policy.encode(&prepared.prompt).user()?;
-    let draw = Draw { prompt: &encoded, completions: args.completions, seed };
+    let draw = Draw { prompt: &encoded, completions: count, seed };
     let mut groups = policy.rollout(&[draw], &params, text.eos_ids()).user()?;
     groups.pop().context("no completion")
 }

@@ -12,6 +12,7 @@ use crate::cli::AttentionArgs;
 use crate::data::{Example, MediaReader, Medium, View};
 use crate::error::{UserContext, existing, one_line, user_error};
 use crate::recorded::{RecordedGroup, RecordedRun, Rollout};
+use crate::run::existing_model;
 
 /// Reads a recorded group and, as far as they are still there, its example and video.
 ///
@@ -25,7 +26,7 @@ pub(super) fn read(args: &AttentionArgs, file: &Path) -> Result<Looked> {
     let found = RecordedRun::of(file, &args.settings.set)?;
     let text = match (&args.model, &found) {
         (Some(model), _) => {
-            existing("--model", model)?;
+            existing_model("--model", model)?;
             Arc::new(TextProcessor::load(model).user()?)
         }
         (None, Some((run, _))) => run.text()?,

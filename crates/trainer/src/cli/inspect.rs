@@ -1,5 +1,6 @@
 //! What the commands are told that look at models, runs and recorded groups.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
@@ -59,8 +60,8 @@ pub struct ExplainArgs {
     /// --compare: model directory whose tokenizer shows tokens as text [default: that of the run which the group lies in]
     #[arg(long, value_name = "DIR", requires = "compare")]
     pub model: Option<PathBuf>,
-    /// Configuration: `algo` is used. With --compare it is one algorithm's [default: that of the run], and --set NAME.key=value
-    /// names whose setting it is.
+    /// Configuration: `algo` is used [default: that of the run which the group lies in, for the run's algorithm]. With
+    /// --compare, --set NAME.key=value names whose setting it is.
     #[command(flatten)]
     pub settings: SettingsArgs,
 }
@@ -91,8 +92,8 @@ pub struct AttentionArgs {
     #[arg(long, value_name = "START-END", value_parser = seconds)]
     pub event: Vec<[f64; 2]>,
     /// Completions that are drawn
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub completions: usize,
+    #[arg(long, value_name = "N", default_value_t = NonZeroUsize::MIN)]
+    pub completions: NonZeroUsize,
     /// Softmax temperature [default: 0, that is greedy, for one completion, `rollout.temperature` for more]
     #[arg(long, value_name = "X")]
     pub temperature: Option<f64>,

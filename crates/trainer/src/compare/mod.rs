@@ -10,8 +10,7 @@ mod report;
 mod runs;
 mod tables;
 
-use std::fs::{File, TryLockError};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Result, anyhow, bail};
 
@@ -21,9 +20,9 @@ use self::pool::{Event, Pool, last_line};
 use self::report::{Failure, Report};
 use self::runs::{Run, evaluate_before, runs};
 use crate::cli::CompareArgs;
-use crate::error::{UserContext, user_error};
+use crate::error::UserContext;
 use crate::eval::{Share, read_items};
-use crate::run::{Progress, Stop, write_atomically};
+use crate::run::{Progress, Stop, hold, write_atomically};
 use crate::train::AFTER;
 
 /// Trains what a plan names, but for what is finished already, and writes the report.
@@ -35,8 +34,7 @@ pub fn run(args: &CompareArgs) -> Result<()> {
     let plan = Plan::read(&args.plan)?;
     let output = args.output.clone().unwrap_or_else(|| PathBuf::from("runs").join(format!("compare-{}", plan.slug())));
     let runs = runs(&plan, args, &output)?;
-    fs_err::create_dir_all(&output).user()?;
-    let lock = lock(&output)?;
+    let lock = hold(&output, "a comparison is under way there, or one of its runs still ends")?;
     let stop = Stop::listen()?;
     let pool = Pool { places: usize::from(args.jobs), stop: &stop, lock: &lock };
     evaluate_before(&runs, &pool)?;
@@ -55,19 +53,6 @@ pub fn run(args: &CompareArgs) -> Result<()> {
         Some(Failure { run, reason }) => {
             Err(anyhow!("{} of {} runs failed, first {run}: {reason}", failures.len(), runs.len()))
         }
-    }
-}
-
-/// Holds a comparison's folder for this process and those it begins.
-fn lock(output: &Path) -> Result<File> {
-    let file = fs_err::File::create(output.join(".lock")).user()?.into_file();
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            let output = output.display();
-            Err(user_error(format!("{output}: a comparison is under way there, or one of its runs still ends")))
-        }
-        Err(TryLockError::Error(error)) => Err(error.into()),
     }
 }
 

@@ -28,7 +28,10 @@ pub(super) fn describe(source: &str, path: &str, error: &toml::de::Error) -> any
         let hint = hint(word, &known, "");
         return user_error(format!("{source}: {path} cannot be \"{word}\"{hint}"));
     }
-    user_error(format!("{source}: {path}: {message}"))
+    match path {
+        "" | "." => user_error(format!("{source}: {message}")),
+        _ => user_error(format!("{source}: {path}: {message}")),
+    }
 }
 
 fn unknown_key(source: &str, path: &str, word: &str, known: &[&str]) -> String {

@@ -14,6 +14,9 @@ use crate::error::{UserContext, existing, nearest, user_error};
 /// The algorithm when none is named.
 const DEFAULT_ALGORITHM: &str = "grpo";
 
+/// What the source of a `--set` begins with.
+const SET: &str = "--set ";
+
 /// What the command line says about the configuration.
 #[derive(Debug, Clone, Default)]
 pub struct Layers {
@@ -52,6 +55,11 @@ impl Layer {
         Self::parse(&path.display().to_string(), &text)
     }
 
+    /// The algorithm that it names.
+    fn algorithm(&self) -> Option<&str> {
+        self.table.get("algo")?.as_table()?.get("name")?.as_str()
+    }
+
     /// Takes the algorithm's settings out of the table; its name, which is known by now, is dropped.
     fn split_algo(&mut self) -> Table {
         match self.table.remove("algo") {
@@ -68,7 +76,7 @@ impl Layer {
     }
 
     fn set(text: &str) -> Result<Self> {
-        let source = format!("--set {text}");
+        let source = format!("{SET}{text}");
         let (key, value) = text
             .split_once('=')
             .ok_or_else(|| user_error(format!("{source}: expected key=value, as in optim.lr=1e-6")))?;
@@ -168,15 +176,19 @@ fn base_files(name: &str, demo: bool) -> Vec<embedded::File> {
 }
 
 fn algorithm_name(flag: Option<&str>, own: &[Layer]) -> Result<String> {
-    let stated = own.iter().rev().find_map(|layer| {
-        let name = layer.table.get("algo")?.as_table()?.get("name")?.as_str()?;
-        Some((layer.source.as_str(), name))
-    });
-    let (source, name) = match (flag, stated) {
-        (Some(name), _) => ("--algo", name),
-        (None, Some(stated)) => stated,
-        (None, None) => ("default", DEFAULT_ALGORITHM),
-    };
+    let stated = own.iter().rev().find_map(|layer| Some((layer.source.as_str(), layer.algorithm()?)));
+    match (flag, stated) {
+        (Some(name), Some((source, other))) if other != name && source.starts_with(SET) => {
+            Err(user_error(format!("--algo {name} beside {source}: expected one algorithm")))
+        }
+        (Some(name), _) => known("--algo", name),
+        (None, Some((source, name))) => known(source, name),
+        (None, None) => Ok(DEFAULT_ALGORITHM.to_owned()),
+    }
+}
+
+/// The name, unless no algorithm has it.
+fn known(source: &str, name: &str) -> Result<String> {
     let known = algorithm_names();
     if known.contains(&name) {
         return Ok(name.to_owned());
@@ -198,9 +210,15 @@ fn method(name: &str) -> Result<String> {
 /// Checks each layer on its own; what is left of `algo` are the algorithm's settings.
 fn check(layers: &mut [Layer], name: &str) -> Result<()> {
     for layer in layers {
+        let stated = layer.algorithm().map(ToOwned::to_owned);
         let algo = layer.split_algo();
         let _: Config<Table> = read(layer.table.clone(), &layer.source, "")?;
-        algorithm(name, algo.clone(), &layer.source)?;
+        if let Err(error) = algorithm(name, algo.clone(), &layer.source) {
+            return Err(match stated.filter(|stated| method(stated).is_ok_and(|method| method != name)) {
+                Some(stated) => user_error(format!("{error}; the file is for algorithm \"{stated}\", not \"{name}\"")),
+                None => error,
+            });
+        }
         layer.table.insert("algo".into(), Value::Table(algo));
     }
     Ok(())

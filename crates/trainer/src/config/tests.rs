@@ -119,6 +119,13 @@ fn the_command_line_chooses_the_algorithm_before_the_file_does() {
     let config = resolve(&layers).unwrap().config;
     assert!(matches!(config.algo, AlgoConfig::Appo(_)));
     assert_eq!(config.name(), "appo");
+    let refused = |layers: &Layers| one_line(&resolve(layers).unwrap_err());
+    layers.set = vec!["algo.name=grpo".into()];
+    assert_eq!(refused(&layers), "--algo appo beside --set algo.name=grpo: expected one algorithm");
+    let (_folder, mut other) = with_file("[algo]\nname = \"tw-grpo\"\npositions = \"none\"\n", &[]);
+    other.algo = Some("appo".into());
+    let told = refused(&other);
+    assert!(told.contains("algo.positions") && told.ends_with("for algorithm \"tw-grpo\", not \"appo\""), "{told}");
 }
 
 #[test]

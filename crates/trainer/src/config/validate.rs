@@ -26,13 +26,15 @@ impl Config {
         share("rollout.top_p", rollout.top_p)?;
         temperature("eval.temperature", eval.temperature)?;
         share("eval.top_p", eval.top_p)?;
-        within("eval.repetition_penalty", eval.repetition_penalty, f64::MIN_POSITIVE, f64::MAX)?;
+        above_zero("eval.repetition_penalty", eval.repetition_penalty)?;
         within("optim.lr", optim.lr, 0.0, f64::MAX)?;
-        within("optim.eps", optim.eps, f64::MIN_POSITIVE, f64::MAX)?;
+        above_zero("optim.eps", optim.eps)?;
         within("optim.weight_decay", optim.weight_decay, 0.0, f64::MAX)?;
         within("optim.grad_clip", optim.grad_clip, 0.0, f64::MAX)?;
         for beta in optim.betas {
-            within("optim.betas", beta, 0.0, 1.0 - f64::EPSILON)?;
+            if !(0.0..1.0).contains(&beta) {
+                return Err(user_error(format!("optim.betas must be at least 0 and below 1, found {beta}")));
+            }
         }
         if let Some(name) = &self.run.name
             && !is_word(name)
@@ -106,6 +108,13 @@ fn within(key: &str, value: f64, low: f64, high: f64) -> Result<()> {
     }
     let range = if high == f64::MAX { format!("at least {low}") } else { format!("from {low} to {high}") };
     Err(user_error(format!("{key} must be {range}, found {value}")))
+}
+
+fn above_zero(key: &str, value: f64) -> Result<()> {
+    if value > 0.0 && value.is_finite() {
+        return Ok(());
+    }
+    Err(user_error(format!("{key} must be above 0, found {value}")))
 }
 
 /// A share of something of which there must be some.

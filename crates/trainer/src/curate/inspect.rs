@@ -1,6 +1,6 @@
 //! `trainer data inspect`: what is in a file of records, and what is missing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -32,6 +32,9 @@ struct Report {
     missing_count: usize,
     unreadable: Vec<String>,
     unreadable_count: usize,
+    /// Ids that an earlier record has.
+    repeated: Vec<String>,
+    repeated_count: usize,
     /// Seconds of the videos, with `--probe`.
     #[serde(skip_serializing_if = "Option::is_none")]
     seconds: Option<Range>,
@@ -75,10 +78,11 @@ pub fn run(args: &InspectArgs) -> Result<()> {
     }
     let records = records(&args.source)?;
     let mut report = Report { seconds: args.probe.then(Range::default), ..Report::default() };
-    let mut known = BTreeMap::new();
+    let (mut known, mut ids) = (BTreeMap::new(), HashSet::new());
     report.records = records.len();
     report.bad = rewrite::each(&records, |_, example| {
         report.add(&example, &mut known);
+        report.name(example.id, &mut ids);
         Ok(())
     })?;
     if args.probe {
@@ -93,6 +97,15 @@ pub fn run(args: &InspectArgs) -> Result<()> {
 }
 
 impl Report {
+    fn name(&mut self, id: String, ids: &mut HashSet<String>) {
+        if let Some(repeated) = ids.replace(id) {
+            self.repeated_count += 1;
+            if self.repeated.len() < NAMED {
+                self.repeated.push(repeated);
+            }
+        }
+    }
+
     fn add(&mut self, example: &Example, known: &mut BTreeMap<PathBuf, Found>) {
         let counted = [
             (&mut self.source, example.source.clone()),
@@ -168,10 +181,12 @@ impl Report {
         if self.seconds.is_some() {
             rows.push(("unreadable files".into(), self.unreadable_count.to_string()));
         }
+        rows.push(("repeated ids".into(), self.repeated_count.to_string()));
         let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
         let lines = rows.iter().map(|(name, value)| format!("{name:<width$}  {value}\n"));
         let named = self.missing.iter().take(5).map(|path| format!("missing: {}\n", path.display()));
         let broken = self.unreadable.iter().take(5).map(|error| format!("unreadable: {error}\n"));
-        lines.chain(named).chain(broken).collect()
+        let repeated = self.repeated.iter().take(5).map(|id| format!("repeated id: {id}\n"));
+        lines.chain(named).chain(broken).chain(repeated).collect()
     }
 }

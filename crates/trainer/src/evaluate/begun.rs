@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::answer::Keep;
@@ -72,7 +72,7 @@ impl Keep for Begun {
 
     fn keep(&mut self, state: &LoaderState, items: &[Item]) -> Result<()> {
         let batch = Batch { state: state.clone(), items: items.to_vec() };
-        Ok(writeln!(self.file, "{}", serde_json::to_string(&batch)?)?)
+        writeln!(self.file, "{}", serde_json::to_string(&batch)?).with_context(|| self.path.display().to_string())
     }
 }
 

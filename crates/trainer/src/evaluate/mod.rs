@@ -17,7 +17,7 @@ use crate::config::{Config, resolve_plain};
 use crate::data::Asked;
 use crate::error::{UserContext, existing, user_error};
 use crate::eval::{Item, event, read_items, table};
-use crate::run::{Stop, write_lines};
+use crate::run::{Stop, existing_model, write_lines};
 use begun::Begun;
 
 /// Answers a file of examples, prints the table and keeps every answer; or compares two such files.
@@ -28,8 +28,12 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     if let Some([before, after]) = args.compare.as_deref() {
         existing("--compare", before)?;
         existing("--compare", after)?;
-        let (before, after) = (read_items(before).user()?, read_items(after).user()?);
-        print!("{}", paired::table(&before, &after).user()?);
+        let read = |path| -> Result<_> {
+            let items = read_items(path).user()?;
+            paired::by_id(&items).with_context(|| path.display().to_string()).user()?;
+            Ok(items)
+        };
+        print!("{}", paired::table(&read(before)?, &read(after)?).user()?);
         return Ok(());
     }
     let (Some(model), Some(output)) = (&args.model, &args.output) else {
@@ -39,7 +43,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     config.data.test_format = args.benchmark.or(config.data.test_format);
     config.eval.frames.from = args.frames_from.clone().or(config.eval.frames.from);
     config.eval.frames.picks = args.frames.map_or(config.eval.frames.picks, usize::from);
-    existing("--model", model)?;
+    existing_model("--model", model)?;
     let file = args.data.as_deref().or(config.data.test.as_deref());
     let file = file.context("which examples? name them by --data or data.test").user()?.to_owned();
     existing("--data", &file)?;

@@ -65,16 +65,18 @@ fn others(pairs: &[(&Item, &Item)]) -> String {
             .filter(|difference| !difference.is_nan())
             .collect();
         if !differences.is_empty() {
-            let Change { mean, half_width } = Change::of(&differences);
-            let items = differences.len();
-            let _ = writeln!(text, "{name}: {:+.1} +- {:.1} over {items} items", 100.0 * mean, 100.0 * half_width);
+            let (change, items) = (Change::of(&differences).text(), differences.len());
+            let _ = writeln!(text, "{name}: {change} over {items} items");
         }
     }
     text
 }
 
-/// Items by their examples, each of which may stand there once.
-fn by_id(items: &[Item]) -> Result<HashMap<&str, &Item>> {
+/// Items by their examples.
+///
+/// # Errors
+/// One of them stands there twice.
+pub(super) fn by_id(items: &[Item]) -> Result<HashMap<&str, &Item>> {
     let mut known = HashMap::new();
     for item in items {
         ensure!(known.insert(item.id.as_str(), item).is_none(), "example {} is answered twice in one file", item.id);
@@ -134,7 +136,7 @@ mod tests {
         };
         let text = table(&[taught(&before[0]), before[1].clone()], &[after[0].clone(), taught(&after[1])]).unwrap();
         assert!(
-            text.contains("mean temporal IoU: +100.0 +- 0.0 over 1 items") && text.contains("Video-MMMU): +100.0"),
+            text.contains("mean temporal IoU: +100.0 over 1 items") && text.contains("Video-MMMU): +100.0"),
             "{text}"
         );
         assert!(table(&before, &[item("x", 1.0)]).is_err());

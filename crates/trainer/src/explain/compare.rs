@@ -9,9 +9,10 @@ use foveate_policy::TextProcessor;
 use maud::{Markup, html};
 use ndarray::Array2;
 
+use super::own_run;
 use crate::cli::ExplainArgs;
 use crate::config::{Config, Layers, algorithm_names, resolve_plain};
-use crate::error::{UserContext, existing, one_line, user_error};
+use crate::error::{UserContext, existing, user_error};
 use crate::figures::{Page, Rgb, Section, Table, visible};
 use crate::recorded::{MissingTensor, RecordedGroup, RecordedRun};
 use crate::run::write_atomically;
@@ -76,13 +77,7 @@ struct Settings {
 
 impl Settings {
     fn new(args: &ExplainArgs, names: &[&str]) -> Result<Self> {
-        let run = match RecordedRun::of(&args.rollouts, &[]) {
-            Ok(found) => found.map(|(run, _)| run),
-            Err(error) => {
-                tracing::warn!("the run's configuration is not used: {}", one_line(&error));
-                None
-            }
-        };
+        let run = own_run(args);
         let stated = match (&args.settings.config, &run) {
             (Some(path), _) => Some((
                 resolve_plain(&Layers { config: Some(path.clone()), ..Layers::default() })?.name().to_owned(),

@@ -12,9 +12,9 @@ use tch::{Kind, Tensor};
 
 use crate::{
     cli::ExplainArgs,
-    config::resolve_plain,
-    error::{UserContext, existing, user_error},
-    recorded::RecordedGroup,
+    config::{Layers, resolve_plain},
+    error::{UserContext, existing, one_line, user_error},
+    recorded::{RecordedGroup, RecordedRun},
 };
 
 /// Reads `args.rollouts`, gives its tokens the credit of `args.algo` and writes credit, loss and gradient; or, with
@@ -31,7 +31,7 @@ pub fn run(args: &ExplainArgs) -> Result<()> {
     let [name] = args.algo.as_slice() else {
         return Err(user_error("--algo: expected one algorithm; several are compared with --compare"));
     };
-    let config = resolve_plain(&args.settings.layers(Some(name)))?;
+    let config = resolve_plain(&recorded_under(args, name)?)?;
     let algorithm = config.algo.algorithm().user()?;
     let acts_on_frames = config.algo.picks_frames();
     let explained = match acts_on_frames {
@@ -45,6 +45,32 @@ pub fn run(args: &ExplainArgs) -> Result<()> {
         print!("{}", picks::table(&group, &explained)?.text());
     }
     Ok(())
+}
+
+/// Where the settings come from: unless a configuration is stated, from the run that the group lies in, if that run is of
+/// the algorithm; else they are the paper's.
+fn recorded_under(args: &ExplainArgs, name: &str) -> Result<Layers> {
+    let mut layers = args.settings.layers(Some(name));
+    if layers.config.is_none()
+        && let Some(run) = own_run(args)
+        && run.config().name() == name
+    {
+        let path = run.path().join("config.toml");
+        tracing::info!("settings of {}", path.display());
+        layers.config = Some(path);
+    }
+    Ok(layers)
+}
+
+/// The run that the group lies in, if its configuration can be read.
+fn own_run(args: &ExplainArgs) -> Option<RecordedRun> {
+    match RecordedRun::of(&args.rollouts, &[]) {
+        Ok(found) => found.map(|(run, _)| run),
+        Err(error) => {
+            tracing::warn!("the run's configuration is not used: {}", one_line(&error));
+            None
+        }
+    }
 }
 
 /// The credit of a group's tokens under an algorithm, its loss and the gradient at the log-probs, by name.

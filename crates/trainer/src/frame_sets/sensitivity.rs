@@ -16,8 +16,8 @@ use super::{FrameScorer, Framed, FramedExamples};
 use crate::cli::FilterArgs;
 use crate::config::{OnBadExample, resolve_plain};
 use crate::data::View;
-use crate::error::{UserContext, existing, user_error};
-use crate::run::write_lines;
+use crate::error::{UserContext, user_error};
+use crate::run::{existing_model, write_lines};
 
 /// Fewest candidate frames that windows are made of.
 const FEWEST: usize = 8;
@@ -51,7 +51,7 @@ impl Sensitivity {
     pub fn measure(records: &Arc<Records>, model: &Path, margins: &Path, args: &FilterArgs) -> Result<Self> {
         let paper = args.settings.config.is_none().then_some(refocus::NAME);
         let config = resolve_plain(&args.settings.layers(args.algo.as_deref().or(paper)))?;
-        existing("--model", model)?;
+        existing_model("--model", model)?;
         if args.subset_frames == 0 {
             return Err(user_error("--subset-frames: expected at least 1"));
         }

@@ -2,6 +2,8 @@
 
 mod one;
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result};
 use foveate_video::{FrameCache, VideoError};
 
@@ -56,7 +58,7 @@ pub fn run(args: &PrepareArgs) -> Result<()> {
     let media = views.iter().map(reader).collect::<Result<Vec<_>>>()?;
     let count = records.len();
     let options = LoaderOptions { depth: BATCH, threads: config.data.threads, on_bad: config.data.on_bad_example };
-    let videos = Videos { records, media };
+    let videos = Videos { records, media, folder: folder.clone() };
     let mut loader = Loader::new(videos, Order::Once(count), options, LoaderState::default())?;
     let mut progress = Progress::start(0, count as u64);
     let mut decoded = 0;
@@ -76,10 +78,22 @@ struct Videos {
     records: Records,
     /// As many as there are ways in which a video is seen.
     media: Vec<MediaReader>,
+    /// Where the cache is.
+    folder: PathBuf,
+}
+
+impl Videos {
+    fn is_the_caches(&self, error: &VideoError) -> bool {
+        match error {
+            VideoError::CacheFull { .. } => true,
+            VideoError::Io { path, .. } => path.starts_with(&self.folder),
+            _ => false,
+        }
+    }
 }
 
 impl Source for Videos {
-    /// Videos that had to be decoded; or that the cache is full, which is no fault of the example.
+    /// Videos that had to be decoded; or that the cache is full, or its disk refuses, which is no fault of the example.
     type Item = Result<usize, VideoError>;
 
     fn count(&self) -> usize {
@@ -98,7 +112,7 @@ impl Source for Videos {
                 match reader.prepare(&path, clip) {
                     Ok(new) => decoded += usize::from(new),
                     Err(error) => match error.downcast() {
-                        Ok(full @ VideoError::CacheFull { .. }) => return Ok(Err(full)),
+                        Ok(error) if self.is_the_caches(&error) => return Ok(Err(error)),
                         Ok(other) => return Err(other.into()),
                         Err(error) => return Err(error),
                     },

@@ -22,7 +22,11 @@ pub struct MissingTensor {
 
 impl fmt::Display for MissingTensor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: tensor {} is missing", self.path.display(), self.name)
+        write!(f, "{}: tensor {} is missing", self.path.display(), self.name)?;
+        match self.name.as_str() {
+            "logits" => write!(f, " (recorded with run.rollout_contents = \"logits\")"),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -116,13 +120,16 @@ impl RecordedGroup {
         Ok(scored)
     }
 
-    /// What the prompt showed: a video, unless `has_video` `[1]` is 0.
+    /// What the prompt showed: a video, unless `has_video` `[1]` is 0; then images, unless `has_media` `[1]` is 0 too.
     fn media(&self) -> Result<MediaKind> {
-        if !self.has("has_video") {
-            return Ok(MediaKind::Video);
-        }
-        let video = self.array::<Ix1>("has_video")?.iter().any(|value| *value != 0.0);
-        Ok(if video { MediaKind::Video } else { MediaKind::Image })
+        let flag = |name| -> Result<bool> {
+            Ok(!self.has(name) || self.array::<Ix1>(name)?.iter().any(|value| *value != 0.0))
+        };
+        Ok(match (flag("has_video")?, flag("has_media")?) {
+            (true, _) => MediaKind::Video,
+            (false, true) => MediaKind::Image,
+            (false, false) => MediaKind::Text,
+        })
     }
 
     /// The credit of the group's tokens under an algorithm.

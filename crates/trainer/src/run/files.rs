@@ -1,5 +1,6 @@
 //! Files that are whole or not there: written under another name, then renamed.
 
+use std::fs::{File, TryLockError};
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
@@ -7,7 +8,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::error::UserContext;
+use crate::error::{UserContext, user_error};
 
 /// Writes a file so that a crash leaves the old one or the new one, never a part.
 ///
@@ -39,6 +40,20 @@ pub fn write_streaming(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result
     file.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()?;
     fs_err::rename(&partial, path)?;
     Ok(())
+}
+
+/// Holds a folder, which is made if need be, for this process and those that inherit the file, by a lock in it.
+///
+/// # Errors
+/// A user error: another process holds the folder (`busy` says what it does there), or it cannot be written to.
+pub fn hold(folder: &Path, busy: &str) -> Result<File> {
+    fs_err::create_dir_all(folder).user()?;
+    let file = fs_err::File::create(folder.join(".lock")).user()?.into_file();
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(user_error(format!("{}: {busy}", folder.display()))),
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| folder.display().to_string()),
+    }
 }
 
 /// Writes values as JSON, one a line, atomically.

@@ -11,14 +11,34 @@
 //!     run.log
 //! ```
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 
-use super::files::write_atomically;
+use super::files::{hold, write_atomically};
 use crate::config::Config;
-use crate::error::{UserContext, user_error};
+use crate::error::{UserContext, existing, user_error};
+
+/// A user error if there is no model's directory at `path`. Of a run, or a checkpoint, it names the policy in it.
+///
+/// # Errors
+/// There is none.
+pub fn existing_model(what: &str, path: &Path) -> Result<()> {
+    existing(what, path)?;
+    let is_model = |path: &Path| path.join("config.json").exists();
+    if is_model(path) {
+        return Ok(());
+    }
+    let newest = RunFolder { path: path.to_owned() }.latest_checkpoint().ok().flatten();
+    let inside = newest.map(|(_, checkpoint)| checkpoint).into_iter().chain([path.to_owned()]);
+    let hint = match inside.map(|folder| folder.join("policy")).find(|policy| is_model(policy)) {
+        Some(policy) => format!("; did you mean {}?", policy.display()),
+        None => String::new(),
+    };
+    Err(user_error(format!("{what}: {} holds no model: expected config.json in it{hint}", path.display())))
+}
 
 /// A prompt file of the user's, as it was when the run began.
 const PROMPT: &str = "prompt.toml";
@@ -41,21 +61,29 @@ impl RunFolder {
             None => config.run.output.join(format!("{}-{}", config.name(), timestamp())),
         };
         let folder = Self { path };
-        if folder.config().exists() {
-            let path = folder.path.display();
+        folder.expect_new()?;
+        Ok(folder)
+    }
+
+    /// Refuses a folder that holds a run.
+    ///
+    /// # Errors
+    /// A user error if it does.
+    pub fn expect_new(&self) -> Result<()> {
+        if self.config().exists() {
+            let path = self.path.display();
             return Err(user_error(format!(
                 "{path} already holds a run: go on with it by --resume {path}, or name another folder"
             )));
         }
-        Ok(folder)
+        Ok(())
     }
 
-    /// Makes the folder, if need be, and writes the run's configuration.
+    /// Writes the run's configuration into the folder, which is there.
     ///
     /// # Errors
-    /// A user error if the folder cannot be made; or the file cannot be written.
+    /// A user error if a prompt file cannot be read; or the file cannot be written.
     pub fn begin(&self, config: &Config) -> Result<()> {
-        fs_err::create_dir_all(&self.path).user()?;
         let mut config = config.clone();
         if config.data.prompt.ends_with(".toml") {
             // A file of the user's, who may change it while the run lasts.
@@ -64,6 +92,14 @@ impl RunFolder {
             config.data.prompt = own.display().to_string();
         }
         write_atomically(&self.config(), config.to_toml()?.as_bytes())
+    }
+
+    /// Holds the folder, as long as the file is kept, against other processes that would train in it.
+    ///
+    /// # Errors
+    /// A user error: another process trains there, or the folder cannot be written to.
+    pub fn hold(&self) -> Result<File> {
+        hold(&self.path, "another process is training there")
     }
 
     /// The folder of a run that was begun before.

@@ -61,6 +61,16 @@ impl MetricsFile {
         Ok(Self { path: path.to_owned(), file })
     }
 
+    /// The sum of a metric over the steps that are in the file.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn total(&self, name: &str) -> Result<f64> {
+        let text = fs_err::read_to_string(&self.path)?;
+        let values = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()?[name].as_f64());
+        Ok(values.sum())
+    }
+
     /// Writes a step's line.
     ///
     /// # Errors
@@ -113,6 +123,7 @@ mod tests {
         undisturbed.file.write_all(b"{\"step\":5,\"rew").unwrap();
         let mut resumed = MetricsFile::open(&path, 2).unwrap();
         assert_eq!(fs_err::read_to_string(&path).unwrap().lines().count(), 2);
+        assert_eq!(resumed.total("reward").unwrap(), 1.5);
         resumed.write(&line(3)).unwrap();
         resumed.write(&line(4)).unwrap();
         assert_eq!(fs_err::read_to_string(&path).unwrap(), whole);

@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM: once to end after the current step, twice to end at once.
+//! Ctrl-C and SIGTERM: once to end after the current step or batch, twice to end at once.
 
 use std::process;
 use std::sync::Arc;
@@ -53,6 +53,6 @@ impl Stop {
         if self.0.swap(true, Ordering::Relaxed) {
             process::exit(INTERRUPTED);
         }
-        tracing::warn!("ending after this step, with a checkpoint; press Ctrl-C again to end at once");
+        tracing::warn!("ending once what is under way is kept; press Ctrl-C again to end at once");
     }
 }

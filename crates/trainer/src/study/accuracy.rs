@@ -28,14 +28,8 @@ pub(super) fn accuracy(subject: &Subject<'_>) -> Result<Found> {
     let mut table = Table::new("", &["frames", "at equal distances", "picked", "gain"]);
     for (count, [uniform, picked]) in counts.iter().zip(&right) {
         let gains: Vec<f64> = uniform.iter().zip(picked).map(|(uniform, picked)| picked - uniform).collect();
-        let Change { mean, half_width } = Change::of(&gains);
         let shown = |right: &[f64]| share(right.iter().sum(), right.len());
-        table.push(vec![
-            count.to_string(),
-            shown(uniform),
-            shown(picked),
-            format!("{:+.1} +- {:.1}", 100.0 * mean, 100.0 * half_width),
-        ]);
+        table.push(vec![count.to_string(), shown(uniform), shown(picked), Change::of(&gains).text()]);
     }
     let questions = right.first().map_or(0, |both| both[0].len());
     let text = format!(

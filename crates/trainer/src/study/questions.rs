@@ -54,7 +54,8 @@ pub(super) fn questions(subject: &Subject<'_>) -> Result<Found> {
     for (name, (between, within)) in names.iter().zip(between.iter().zip(&within)) {
         let shown = |values: &[f64]| {
             let Change { mean, half_width } = Change::of(values);
-            format!("{mean:.4} +- {half_width:.4}")
+            let half_width = half_width.map(|half_width| format!(" +- {half_width:.4}"));
+            format!("{mean:.4}{}", half_width.unwrap_or_default())
         };
         table.push(vec![(*name).to_owned(), shown(between), shown(within)]);
     }

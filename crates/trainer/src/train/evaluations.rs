@@ -1,6 +1,6 @@
 //! A run's evaluations on held-out examples, and the report that compares those at its ends.
 
-use std::time::Instant;
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -69,8 +69,9 @@ impl<L: Learner> Run<'_, L> {
         Ok(Some(answers.items))
     }
 
-    pub(super) fn report(&self, before: Option<&[Item]>, after: Option<&[Item]>, begun: Instant) -> String {
-        let seconds = begun.elapsed().as_secs();
+    /// What the run ended with. `time`: that of this process, and of the steps of those before it.
+    pub(super) fn report(&self, before: Option<&[Item]>, after: Option<&[Item]>, time: Duration) -> String {
+        let seconds = time.as_secs();
         let name = self.config.name();
         let table = match (before, after) {
             (Some(before), Some(after)) => {

@@ -36,6 +36,10 @@ pub(crate) const POLICY: &str = "policy";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
 
+/// Metrics: seconds of a step, and those of them spent waiting for examples.
+const STEP_TIME: &str = "step_time";
+const DATA_WAIT: &str = "timing/data_wait";
+
 /// Where a run stands at a checkpoint.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct State {
@@ -89,21 +93,32 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     for (key, path) in named {
         path.as_deref().map_or(Ok(()), |path| existing(key, path))?;
     }
+    let (set, goes_on) = (&args.settings.set, args.resume.is_some());
     if config.algo.picks_frames() {
-        train::<PickLearner>(config, &folder)
+        train::<PickLearner>(config, &folder, set, goes_on)
     } else {
-        train::<TokenLearner>(config, &folder)
+        train::<TokenLearner>(config, &folder, set, goes_on)
     }
 }
 
-fn train<L: Learner>(config: &Config, folder: &RunFolder) -> Result<()> {
+fn train<L: Learner>(config: &Config, folder: &RunFolder, set: &[String], goes_on: bool) -> Result<()> {
     let stop = Stop::listen()?;
+    // Before its checkpoint is read; of a new run only when it can start, so that one that cannot leaves no folder behind.
+    let mut held = goes_on.then(|| folder.hold()).transpose()?;
     let run = Run::<L>::start(config, folder, &stop)?;
-    // Only now: what cannot start leaves no folder behind.
+    if !goes_on {
+        held = Some(folder.hold()?);
+        folder.expect_new()?;
+    }
     folder.begin(config)?;
     init_log(Some(&folder.log()))?;
+    if goes_on && !set.is_empty() {
+        tracing::info!("going on with other settings: {}", set.join(", "));
+    }
     // The terminal gets the error from `main`; the run keeps it too.
-    run.train().inspect_err(|error| tracing::error!(target: LOG_FILE, "{}", one_line(error)))
+    let trained = run.train().inspect_err(|error| tracing::error!(target: LOG_FILE, "{}", one_line(error)));
+    drop(held);
+    trained
 }
 
 /// The folder of a run that is to go on, if there is something left to do in it.
@@ -130,7 +145,7 @@ struct Run<'a, L: Learner> {
     waits: Waits,
 }
 
-/// Seconds of the steps that this process has done.
+/// Seconds of the steps done.
 #[derive(Debug, Default)]
 struct Waits {
     /// Of all steps.
@@ -178,6 +193,9 @@ impl<'a, L: Learner> Run<'a, L> {
         // One that was cut off by a kill or a signal.
         self.evaluate_if_due()?;
         let mut file = MetricsFile::open(&self.folder.metrics(), self.state.step)?;
+        let of_earlier = |name| file.total(name);
+        self.waits = Waits { steps: of_earlier(STEP_TIME)?, data: of_earlier(DATA_WAIT)? };
+        let earlier = Duration::try_from_secs_f64(self.waits.steps).unwrap_or_default();
         let mut progress = Progress::start(self.state.step, steps);
         while self.state.step < steps && !self.stop.requested() {
             let line = self.step(&mut file)?;
@@ -199,7 +217,7 @@ impl<'a, L: Learner> Run<'a, L> {
             tracing::info!("stopped after step {}; go on with: trainer --resume {folder}", self.state.step);
             return Ok(());
         }
-        let report = self.report(before.as_deref(), after.as_deref(), begun);
+        let report = self.report(before.as_deref(), after.as_deref(), earlier + begun.elapsed());
         print!("{report}");
         write_atomically(&self.folder.report(), report.as_bytes())
     }
@@ -230,8 +248,8 @@ impl<'a, L: Learner> Run<'a, L> {
             line.push_value("data/skipped_names", bad.iter().map(|bad| bad.name.clone()).collect());
         }
         let (data_wait, step_time) = (wait.as_secs_f64(), begun.elapsed().as_secs_f64());
-        line.push("timing/data_wait", data_wait);
-        line.push("step_time", step_time);
+        line.push(DATA_WAIT, data_wait);
+        line.push(STEP_TIME, step_time);
         self.waits = Waits { steps: self.waits.steps + step_time, data: self.waits.data + data_wait };
         write_atomically(&self.folder.completions(step), &done.completions)?;
         file.write(&line)?;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
-use foveate_algo::{Algorithm, MediaKind};
+use foveate_algo::{AlgoConfig, Algorithm, MediaKind};
 use foveate_policy::{AdamW, LoadOptions, TextProcessor, Trainable, Vlm};
 use foveate_reward::Rubric;
 
@@ -53,12 +53,8 @@ impl Learner for TokenLearner {
             true => Some(Vlm::load(model, &LoadOptions { trainable: Trainable::Nothing, ..options }).user()?),
         };
         let optimizer = optimizer(AdamW::new(policy.parameters(), config.optim.adamw()), checkpoint)?;
-        if config.rollout.top_p < 1.0 || config.rollout.top_k > 0 {
-            tracing::warn!(
-                "rollout.top_p and top_k restrict sampling, but log-probs and ratios are those of the whole distribution"
-            );
-        }
         let rubric = Rubric::new(config.reward.clone()).user()?;
+        warn(config, &rubric);
         let text = Arc::clone(examples.text());
         Ok(Self { policy, reference, optimizer, text, rubric, algorithm, warned: false })
     }
@@ -120,5 +116,25 @@ impl TokenLearner {
                 100.0 * covered
             );
         }
+    }
+}
+
+/// Warns of settings under which a run may not learn what it is meant to.
+fn warn(config: &Config, rubric: &Rubric) {
+    let rollout = &config.rollout;
+    let has_bonus = matches!(&config.algo, AlgoConfig::TGrpo(settings) if settings.length_bonus > 0.0);
+    let rewards_length = config.reward.length.as_ref().is_some_and(|length| length.weight > 0.0);
+    let doubts = [
+        (
+            rollout.top_p < 1.0 || rollout.top_k > 0,
+            "rollout.top_p and top_k restrict sampling, but log-probs and ratios are those of the whole distribution",
+        ),
+        (rollout.completions == 1, "rollout.completions = 1: a completion alone is no better than another"),
+        (rollout.temperature == 0.0, "rollout.temperature = 0: all completions of a prompt are the same"),
+        (rubric.rewards_nothing(), "every weight in [reward] is 0"),
+        (has_bonus && rewards_length, "reward.length and algo.length_bonus reward the same length twice"),
+    ];
+    for (_, doubt) in doubts.iter().filter(|(holds, _)| *holds) {
+        tracing::warn!("{doubt}");
     }
 }

@@ -107,6 +107,14 @@ fn frames_are_prepared_as_evaluation_sees_them() {
     let asked = [&["--data", text(&test), "--ablate", "first-frame"][..], &larger].concat();
     let [decoded, cached] = ["decoded", "cached"].map(|name| folder.path().join(format!("{name}.jsonl")));
     evaluated(&decoded, &asked);
+    // What the cache's disk refuses is no fault of an example.
+    let blocked = folder.path().join("blocked");
+    std::fs::create_dir_all(&blocked).unwrap();
+    std::fs::write(blocked.join("names"), "").unwrap();
+    let elsewhere: Vec<&str> =
+        prepare.iter().map(|arg| if *arg == text(&cache) { text(&blocked) } else { arg }).collect();
+    let refused = error(&elsewhere, 2);
+    assert!(refused.contains("0 videos prepared") && refused.contains(text(&blocked)), "{refused}");
     let full = [&prepare[..], &["--max-gib", "0.0001"]].concat();
     let full = error(&full, 2);
     assert!(full.contains("is full") && full.contains("the limit is 107374"), "{full}");

@@ -300,6 +300,29 @@ fn a_comparison_holds_the_weights_that_each_algorithm_gives_alone() {
 }
 
 #[test]
+fn a_runs_group_is_explained_with_the_runs_settings() {
+    let folder = tempfile::tempdir().unwrap();
+    let (step, group) = (folder.path().join("rollouts/step-2"), "rollouts/step-2/group-0.safetensors");
+    std::fs::create_dir_all(&step).unwrap();
+    std::fs::copy(recorded().join(group), folder.path().join(group)).unwrap();
+    let mut config: toml::Table = std::fs::read_to_string(recorded().join("config.toml")).unwrap().parse().unwrap();
+    config["algo"].as_table_mut().unwrap().insert("entropy_coef".into(), 0.5.into());
+    std::fs::write(folder.path().join("config.toml"), config.to_string()).unwrap();
+    let output = folder.path().join("credit.safetensors");
+    let loss = |rollouts: &Path, more: &[&str]| {
+        let base = ["explain", "--rollouts", text(rollouts), "--output", text(&output)];
+        here(&[&base[..], more].concat()).unwrap();
+        read_safetensors(&output).unwrap().remove("loss").unwrap()
+    };
+    let of_run = loss(&folder.path().join(group), &["--algo", "appo"]);
+    let stated = loss(&recorded().join(group), &["--algo", "appo", "--set", "algo.entropy_coef=0.5"]);
+    assert_eq!(of_run, stated);
+    assert_ne!(of_run, loss(&recorded().join(group), &["--algo", "appo"]));
+    let other = |rollouts: &Path| loss(rollouts, &["--algo", "tw-grpo"]);
+    assert_eq!(other(&folder.path().join(group)), other(&recorded().join(group)), "of which the run says nothing");
+}
+
+#[test]
 fn a_comparison_of_a_runs_group_shows_its_words_and_names_what_is_lacking() {
     let folder = tempfile::tempdir().unwrap();
     let rollouts = recorded().join("rollouts/step-2/group-0.safetensors");

@@ -57,12 +57,15 @@ fn a_terminated_run_ends_after_its_step_with_a_checkpoint_and_goes_on() {
     assert!(!run.join("eval/after.jsonl").exists());
     let log = std::fs::read_to_string(run.join("run.log")).unwrap();
     assert!(log.contains(&format!("stopped after step {done}")) && log.contains("--resume"), "{log}");
-    succeed(&["--resume", text(&run)]);
+    let steps = format!("run.steps={STEPS}");
+    succeed(&["--resume", text(&run), "--set", &steps]);
+    let log = std::fs::read_to_string(run.join("run.log")).unwrap();
+    assert!(log.contains(&format!("going on with other settings: {steps}")), "{log}");
     assert_same_run(&run, undisturbed());
 }
 
 #[test]
-fn a_second_ctrl_c_ends_the_program_at_once() {
+fn a_run_has_its_folder_to_itself_and_a_second_ctrl_c_ends_it_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("run");
     // A first step that would take many seconds.
@@ -79,7 +82,14 @@ fn a_second_ctrl_c_ends_the_program_at_once() {
         let kill = Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status().unwrap();
         assert!(kill.success());
     };
-    interrupt_once(&|| run.join("run.log").exists());
+    interrupt_once(&|| {
+        let begun = run.join("run.log").exists();
+        if begun {
+            let other = error(&["--resume", text(&run)], 2);
+            assert!(other.ends_with("another process is training there"), "{other}");
+        }
+        begun
+    });
     interrupt_once(&|| log().contains("press Ctrl-C again"));
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert!(!run.join("metrics.jsonl").exists() || metrics(&run).is_empty(), "it waited for the step's end");

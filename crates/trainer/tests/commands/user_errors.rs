@@ -7,7 +7,7 @@ use foveate_policy::{read_safetensors, write_safetensors};
 use tch::{Kind, Tensor};
 use trainer::run::write_atomically;
 
-use crate::setup::{error, root, run, shared, succeed, text};
+use crate::setup::{STEPS, error, root, run, shared, succeed, text, undisturbed};
 
 /// Training with the shared settings and these arguments; none of these runs may leave a folder behind.
 fn refused(args: &[&str]) -> String {
@@ -121,6 +121,19 @@ fn a_model_without_its_tokenizer_or_preprocessing_is_told_which_file_is_missing(
         }
         let line = refused(&["--set", &format!("model.path={}", folder.path().display())]);
         assert!(line.contains(file) && !line.contains("video"), "{line}");
+    }
+}
+
+#[test]
+fn a_run_that_is_taken_for_a_model_is_told_where_its_policy_is() {
+    let run = undisturbed();
+    let policy = run.join(format!("checkpoints/step-{STEPS}/policy"));
+    for path in [run, policy.parent().unwrap()] {
+        let line = error(&["eval", "--model", text(path), "--data", "/x", "--output", "/nonexistent/x"], 2);
+        assert!(
+            line.contains("holds no model") && line.contains(&format!("did you mean {}?", policy.display())),
+            "{line}"
+        );
     }
 }
 
