@@ -8,6 +8,7 @@
 pub mod analyze;
 pub mod answer;
 pub mod attention;
+mod begun;
 pub mod bench;
 pub mod cli;
 pub mod compare;

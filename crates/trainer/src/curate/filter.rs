@@ -13,6 +13,7 @@ use crate::cli::{Criterion, FilterArgs};
 use crate::difficulty::Difficulty;
 use crate::error::{UserContext, user_error};
 use crate::frame_sets::Sensitivity;
+use crate::run::Stop;
 
 /// Writes the records that are kept.
 ///
@@ -40,15 +41,21 @@ pub fn run(args: &FilterArgs) -> Result<()> {
         }
         Criterion::Difficulty => {
             let model = model(args)?;
-            let solved = Difficulty::measure(&records, model, args)?;
-            rewrite(&records, &args.output, |record, example| solved.keeps(record).then_some(example))?
+            let Some(solved) = Difficulty::measure(&records, model, args, &Stop::listen()?)? else { return Ok(()) };
+            let counts = rewrite(&records, &args.output, |record, example| solved.keeps(record).then_some(example))?;
+            solved.done()?;
+            counts
         }
         Criterion::FrameSensitivity => {
             let beside = || args.output.with_extension("margins.jsonl");
             let margins = args.margins.clone().unwrap_or_else(beside);
-            let seen = Sensitivity::measure(&records, model(args)?, &margins, args)?;
+            let Some(seen) = Sensitivity::measure(&records, model(args)?, &margins, args, &Stop::listen()?)? else {
+                return Ok(());
+            };
             println!("margins in {}", margins.display());
-            rewrite(&records, &args.output, |record, example| seen.keeps(record).then_some(example))?
+            let counts = rewrite(&records, &args.output, |record, example| seen.keeps(record).then_some(example))?;
+            seen.done()?;
+            counts
         }
     };
     println!("{counts} in {}", args.output.display());

@@ -7,12 +7,14 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use foveate_reward::RubricConfig;
 
-use super::{Begun, sit};
+use super::sit;
 use crate::answer::{Candidate, Exam, Examinee};
+use crate::begun::Begun;
 use crate::cli::EvalArgs;
 use crate::config::{Config, prompts};
 use crate::data::first;
 use crate::error::{existing, user_error};
+use crate::eval::Item;
 
 /// Has the model of `--describe-with` say what the media of every example show, kept in `file`: the words by the example's
 /// name. `None` if it was stopped meanwhile.
@@ -24,7 +26,7 @@ pub(super) fn describe(
     config: &Config,
     exam: &Exam<'_>,
     file: &Path,
-    kept: &mut Vec<Begun>,
+    kept: &mut Vec<Begun<Item>>,
 ) -> Result<Option<HashMap<String, String>>> {
     let describer = args.describe_with.as_deref().context("--describe-with is not given")?;
     existing("--describe-with", describer)?;

@@ -1,6 +1,5 @@
 //! `trainer eval`: the accuracy of a policy on a file of questions.
 
-mod begun;
 mod described;
 mod paired;
 
@@ -11,14 +10,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use foveate_data::{Format, Records};
 
-use crate::answer::{Candidate, Exam, Examinee};
+use crate::answer::{Candidate, Exam, Examinee, Keep};
+use crate::begun::{Begun, file_state};
 use crate::cli::{Ablation, EvalArgs};
 use crate::config::{Config, resolve_plain};
-use crate::data::Asked;
+use crate::data::{Asked, LoaderState};
 use crate::error::{UserContext, existing, user_error};
 use crate::eval::{Item, event, read_items, table};
 use crate::run::{Stop, existing_model, write_lines};
-use begun::Begun;
 
 /// Answers a file of examples, prints the table and keeps every answer; or compares two such files.
 ///
@@ -94,8 +93,13 @@ pub fn run(args: &EvalArgs) -> Result<()> {
 
 /// Answers the file, from where an earlier evaluation was stopped; `None` if this one is stopped too. What it goes on from
 /// is added to `kept`, to be removed once all that was asked is done.
-fn sit(examinee: &Examinee<'_>, exam: &Exam<'_>, output: &Path, kept: &mut Vec<Begun>) -> Result<Option<Vec<Item>>> {
-    let mut begun = Begun::open(&appended(output, ".partial"), &asked(examinee, exam)?)?;
+fn sit(
+    examinee: &Examinee<'_>,
+    exam: &Exam<'_>,
+    output: &Path,
+    kept: &mut Vec<Begun<Item>>,
+) -> Result<Option<Vec<Item>>> {
+    let mut begun = Begun::beside(output, &asked(examinee, exam)?)?;
     let answers = examinee.answer(exam, &mut begun)?;
     kept.push(begun);
     if exam.stop.requested() {
@@ -109,14 +113,24 @@ fn sit(examinee: &Examinee<'_>, exam: &Exam<'_>, output: &Path, kept: &mut Vec<B
     Ok(Some(answers.items))
 }
 
+impl Keep for Begun<Item> {
+    fn kept(&mut self) -> (Vec<Item>, LoaderState) {
+        self.taken()
+    }
+
+    fn keep(&mut self, state: &LoaderState, items: &[Item]) -> Result<()> {
+        self.add(state, items)
+    }
+}
+
 /// What two evaluations must share for one to go on with the other's answers: files and settings.
 fn asked(examinee: &Examinee<'_>, exam: &Exam<'_>) -> Result<String> {
     let config = examinee.config;
     let prompt = Path::new(&config.data.prompt);
-    let selector = config.eval.frames.from.as_deref().map(|dir| state(&dir.join("model.safetensors")));
-    let files = [state(examinee.dir), state(&examinee.dir.join("model.safetensors")), state(prompt)];
+    let selector = config.eval.frames.from.as_deref().map(|dir| file_state(&dir.join("model.safetensors")));
+    let files = [examinee.dir, &examinee.dir.join("model.safetensors"), prompt].map(file_state);
     let records = Records::files(exam.asked.file, config.data.test_format())?;
-    let records: Vec<_> = records.iter().map(|file| state(file)).collect();
+    let records: Vec<_> = records.iter().map(|file| file_state(file)).collect();
     // In the order of their names, so that the same words are the same text.
     let described: Option<BTreeMap<_, _>> = exam.asked.described.map(|words| words.iter().collect());
     let described = described.map(|words| fingerprint(&words));
@@ -130,12 +144,6 @@ fn fingerprint(value: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     value.hash(&mut hasher);
     hasher.finish()
-}
-
-/// A file's name, length and time of change.
-fn state(path: &Path) -> (String, Option<(u64, Option<std::time::SystemTime>)>) {
-    let facts = fs_err::metadata(path).ok().map(|facts| (facts.len(), facts.modified().ok()));
-    (path.display().to_string(), facts)
 }
 
 fn word(ablation: Ablation) -> &'static str {
@@ -152,12 +160,6 @@ fn beside(output: &Path, what: &str) -> PathBuf {
     let name = output.to_string_lossy();
     let stem = name.strip_suffix(".jsonl").unwrap_or(&name);
     format!("{stem}.{what}.jsonl").into()
-}
-
-fn appended(path: &Path, end: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(end);
-    name.into()
 }
 
 /// Frames, pixels and sampling of an evaluation on one line: without them no two accuracies can be compared.

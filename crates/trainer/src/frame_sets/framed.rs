@@ -58,6 +58,17 @@ impl Framed {
     }
 }
 
+/// What is done of a file of examples.
+#[derive(Debug, Default)]
+pub struct Part<'a> {
+    /// The first so many; 0: all.
+    pub limit: usize,
+    /// Those before this are done already.
+    pub from: LoaderState,
+    /// Ends it early when it is asked to.
+    pub stop: Option<&'a Stop>,
+}
+
 /// A file of records as a source of such.
 #[derive(Debug)]
 pub struct FramedExamples {
@@ -92,28 +103,28 @@ impl FramedExamples {
         Self::new(config.data.test_records(file)?.into(), &View::evaluation(config, model), config)
     }
 
-    /// Hands the first `limit` examples (0: all) to `each`, one at a time, and shows how many are done. One that cannot be
-    /// read, or put to a model, is left out if bad examples are to be; gives the number of those. Ends early if `stop` asks
-    /// for it.
+    /// Hands the examples of `part` to `each`, one at a time and with where the loader stands after it, and shows how many
+    /// are done. One that cannot be read, or put to a model, is left out if bad examples are to be; gives the number of
+    /// those.
     ///
     /// # Errors
     /// Those of `each`, or a bad example.
     pub fn visit(
         self,
         data: &DataTable,
-        limit: usize,
-        stop: Option<&Stop>,
-        mut each: impl FnMut(Framed) -> Result<()>,
+        part: Part<'_>,
+        mut each: impl FnMut(Framed, &LoaderState) -> Result<()>,
     ) -> Result<usize> {
+        let Part { limit, from, stop } = part;
         let count = first(self.count(), limit);
         // Few: the candidates of a long video are large.
         let options = LoaderOptions { depth: 4, threads: data.threads, on_bad: data.on_bad_example };
-        let mut loader = Loader::new(self, Order::Once(count), options, LoaderState::default())?;
-        let (mut left_out, mut shown) = (0, answered(0, count));
+        let mut loader = Loader::new(self, Order::Once(count), options, from)?;
+        let (mut left_out, mut shown) = (0, answered(loader.state().position, count));
         while !stop.is_some_and(Stop::requested) {
             let Some(framed) = loader.batch(1)?.examples.pop() else { break };
             let id = framed.example.id.clone();
-            if let Err(error) = each(framed).context(id) {
+            if let Err(error) = each(framed, loader.state()).context(id) {
                 left_out += usize::from(passed_over(error, data.on_bad_example)?);
             }
             shown(loader.state().position);

@@ -10,7 +10,7 @@ mod spread;
 mod step;
 
 pub use asker::FrameAsker;
-pub use framed::{Framed, FramedExamples, passed_over};
+pub use framed::{Framed, FramedExamples, Part, passed_over};
 pub use picked::Picked;
 pub use picker::{Picker, Sees, density, sets};
 pub use scorer::{FrameScorer, Judged};

@@ -10,20 +10,21 @@ use foveate_algo::{
     sensitivity::{evenly, variance, windows},
 };
 use foveate_data::Records;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::{FrameScorer, Framed, FramedExamples};
+use super::{FrameScorer, Framed, FramedExamples, Part};
+use crate::begun::{Begun, judging};
 use crate::cli::FilterArgs;
 use crate::config::{OnBadExample, resolve_plain};
 use crate::data::View;
 use crate::error::{UserContext, user_error};
-use crate::run::{existing_model, write_lines};
+use crate::run::{Stop, existing_model, write_lines};
 
 /// Fewest candidate frames that windows are made of.
 const FEWEST: usize = 8;
 
 /// What a model made of one question from frames inside and outside of windows: a line of the file of margins.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Margins {
     /// The example's name.
     id: String,
@@ -40,15 +41,23 @@ struct Margins {
 #[derive(Debug)]
 pub struct Sensitivity {
     variances: HashMap<usize, f64>,
+    begun: Begun<(usize, Margins)>,
     least: f64,
 }
 
 impl Sensitivity {
-    /// Has the model answer every question from up to 16 sets of frames, and keeps the margins in `margins`.
+    /// Has the model answer every question from up to 16 sets of frames, from where an earlier command was stopped, and
+    /// writes the margins to `margins`; `None` if this one is stopped too.
     ///
     /// # Errors
     /// A user error: the model or the examples cannot be read, or a setting is wrong.
-    pub fn measure(records: &Arc<Records>, model: &Path, margins: &Path, args: &FilterArgs) -> Result<Self> {
+    pub fn measure(
+        records: &Arc<Records>,
+        model: &Path,
+        margins: &Path,
+        args: &FilterArgs,
+        stop: &Stop,
+    ) -> Result<Option<Self>> {
         let paper = args.settings.config.is_none().then_some(refocus::NAME);
         let config = resolve_plain(&args.settings.layers(args.algo.as_deref().or(paper)))?;
         existing_model("--model", model)?;
@@ -57,29 +66,44 @@ impl Sensitivity {
         }
         let scorer = FrameScorer::load(model, &config)?;
         let examples = FramedExamples::new(Arc::clone(records), &View::training(&config, model), &config)?;
-        let (mut variances, mut lines, mut unjudged) = (HashMap::new(), Vec::new(), 0);
-        let bad = examples.visit(&config.data, 0, None, |framed| {
-            match of_question(&scorer, &framed, args.subset_frames) {
-                Ok(margins) => {
-                    variances.insert(framed.record, margins.variance);
-                    lines.push(margins);
-                }
+        let mut begun = Begun::beside(&args.output, &judging(&args.source, model, &config, args.subset_frames)?)?;
+        let (mut judged, from) = begun.taken();
+        let bad = examples.visit(&config.data, Part { limit: 0, from, stop: Some(stop) }, |framed, state| {
+            let found = match of_question(&scorer, &framed, args.subset_frames) {
+                Ok(margins) => Some((framed.record, margins)),
                 Err(error) if config.data.on_bad_example == OnBadExample::Stop => return Err(error).user(),
                 Err(error) => {
-                    unjudged += 1;
                     tracing::warn!("{}: {error:#}; not kept", framed.example.id);
+                    None
                 }
-            }
+            };
+            begun.add(state, found.as_slice())?;
+            judged.extend(found);
             Ok(())
         })?;
-        if variances.is_empty() {
+        if stop.requested() {
+            println!("stopped after {} records were judged; the same command goes on from there", judged.len());
+            return Ok(None);
+        }
+        if judged.is_empty() {
             return Err(user_error("none of the examples could be judged"));
         }
+        let unjudged = records.len().saturating_sub(judged.len() + bad);
         if unjudged + bad > 0 {
             tracing::warn!("{unjudged} records could not be judged and {bad} not be prepared; they are not kept");
         }
+        let variances = judged.iter().map(|(record, margins)| (*record, margins.variance)).collect();
+        let lines: Vec<Margins> = judged.into_iter().map(|(_, margins)| margins).collect();
         write_lines(margins, &lines).user()?;
-        Ok(Self { variances, least: args.min_variance })
+        Ok(Some(Self { variances, begun, least: args.min_variance }))
+    }
+
+    /// The records are written: what was kept to go on with is needed no more.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub fn done(self) -> Result<()> {
+        self.begun.remove()
     }
 
     /// Whether the answer depends on the frames; that of a record that could not be judged is not known.

@@ -19,7 +19,7 @@ use crate::config::{Config, load_run};
 use crate::error::{UserContext, existing, user_error};
 use crate::eval::Share;
 use crate::figures::{Picture, Table};
-use crate::frame_sets::{FrameScorer, Framed, FramedExamples, Picker};
+use crate::frame_sets::{FrameScorer, Framed, FramedExamples, Part, Picker};
 use crate::run::RunFolder;
 use crate::train::{POLICY, load_options};
 
@@ -104,10 +104,11 @@ impl<'a> Subject<'a> {
     }
 
     /// The first `limit` questions of a file (0: all); those that cannot be put are left out.
-    fn questions_of(&self, file: &Path, limit: usize, each: impl FnMut(Framed) -> Result<()>) -> Result<()> {
+    fn questions_of(&self, file: &Path, limit: usize, mut each: impl FnMut(Framed) -> Result<()>) -> Result<()> {
         existing("data.test", file)?;
         let config = &self.config;
-        FramedExamples::evaluation(file, config, config.scorer_path()?)?.visit(&config.data, limit, None, each)?;
+        let examples = FramedExamples::evaluation(file, config, config.scorer_path()?)?;
+        examples.visit(&config.data, Part { limit, ..Part::default() }, |framed, _| each(framed))?;
         Ok(())
     }
 }

@@ -12,7 +12,7 @@ use crate::answer::Answers;
 use crate::config::Config;
 use crate::error::{UserContext, user_error};
 use crate::eval::Item;
-use crate::frame_sets::{FrameScorer, Framed, FramedExamples, PickStepper, Picker};
+use crate::frame_sets::{FrameScorer, Framed, FramedExamples, Part, PickStepper, Picker};
 use crate::run::{Stop, lines};
 
 pub(super) struct PickLearner {
@@ -75,7 +75,8 @@ impl Learner for PickLearner {
     fn answer(&self, config: &Config, test: &Path, stop: &Stop) -> Result<Answers> {
         let examples = FramedExamples::evaluation(test, config, config.scorer_path()?)?;
         let mut items = Vec::new();
-        let bad = examples.visit(&config.data, config.eval.limit, Some(stop), |framed| {
+        let part = Part { limit: config.eval.limit, stop: Some(stop), ..Part::default() };
+        let bad = examples.visit(&config.data, part, |framed, _| {
             items.push(self.item(&framed, config.selector.last_picks())?);
             Ok(())
         })?;

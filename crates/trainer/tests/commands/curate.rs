@@ -1,9 +1,11 @@
 //! What is done to files of records, and rewards of completions made elsewhere.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 use trainer::run::write_atomically;
 
-use crate::setup::{error, lines, root, shared, succeed, text};
+use crate::setup::{error, lines, root, shared, stop_at, succeed, text};
 
 #[test]
 fn records_are_converted_inverted_filtered_and_counted() {
@@ -67,6 +69,40 @@ fn questions_that_a_model_always_or_never_solves_are_left_out() {
         [["0", "0.1"], ["0.2", "0.8"], ["0.9", "1"]].map(|range| kept("kept.jsonl", range));
     assert_eq!(never.len() + sometimes.len() + always.len(), 6);
     assert!(!sometimes.is_empty() && sometimes.len() < 6, "{never:?} {sometimes:?} {always:?}");
+}
+
+#[test]
+fn a_filter_that_was_stopped_goes_on_with_what_was_judged() {
+    let (folder, shared) = (tempfile::tempdir().unwrap(), shared());
+    let scenes = shared.scenes.join("train.jsonl");
+    let scorer =
+        ["--set", "scorer.prompt=scenes", "--set", "scorer.frame_label=", "--set", "scorer.answer_prefix=<answer>"];
+    let ways = [
+        ("difficulty", vec!["--samples", "2", "--set", "rollout.prompts_per_step=2"]),
+        ("frame-sensitivity", [&["--subset-frames", "2", "--min-variance", "0"][..], &scorer].concat()),
+    ];
+    for (by, settings) in ways {
+        let [whole, again] = ["whole", "again"].map(|name| folder.path().join(format!("{by}-{name}.jsonl")));
+        let model = ["--model", text(&shared.model), "--config", text(&shared.config)];
+        let into = |output| {
+            [&["data", "filter", "--by", by, "--input", text(&scenes), "--output", output][..], &model, &settings]
+                .concat()
+        };
+        succeed(&into(text(&whole)));
+        let partial = again.with_extension("jsonl.partial");
+        let stopped = stop_at(&into(text(&again)), &partial, 3);
+        assert!(stopped.contains("the same command goes on") && !again.exists(), "{by}: {stopped}");
+        let judged = std::fs::read(&partial).unwrap();
+        let other = error(&[&into(text(&again))[..], &["--set", "run.seed=1"]].concat(), 2);
+        assert!(other.contains("name another --output"), "{by}: {other}");
+        assert_eq!(std::fs::read(&partial).unwrap(), judged, "{by}");
+        succeed(&into(text(&again)));
+        for end in ["jsonl", "margins.jsonl"] {
+            let read = |path: &Path| std::fs::read(path.with_extension(end)).ok();
+            assert_eq!(read(&whole), read(&again), "{by} {end}");
+        }
+        assert!(!partial.exists() && !lines(&whole).is_empty(), "{by}");
+    }
 }
 
 #[test]

@@ -77,9 +77,9 @@ fn a_run_that_is_to_stop_at_a_bad_example_ends_with_the_first() {
 #[test]
 fn a_filter_leaves_out_what_it_cannot_see_or_ends_with_the_first_of_it() {
     let (scenes, bad) = broken_scenes();
-    let output = scenes.path().join("kept.jsonl");
     let input = scenes.path().join("train.jsonl");
     for by in ["difficulty", "frame-sensitivity"] {
+        let output = scenes.path().join(format!("{by}.jsonl"));
         let files = ["data", "filter", "--by", by, "--input", text(&input), "--output", text(&output)];
         let model = ["--model", text(&shared().model), "--config", text(&shared().config), "--samples", "2"];
         let widest = ["--min-accuracy", "0", "--max-accuracy", "1", "--min-variance", "0", "--subset-frames", "2"];

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use trainer::run::write_atomically;
 
-use crate::setup::{error, here, lines, metrics, shared, succeed, text, train};
+use crate::setup::{error, here, lines, metrics, shared, stop_at, succeed, text, train};
 
 /// The scenes of a file as Video-R1 would write them.
 fn as_video_r1(from: &Path, to: &Path) {
@@ -110,7 +110,7 @@ fn frames_are_prepared_as_evaluation_sees_them() {
     // What the cache's disk refuses is no fault of an example.
     let blocked = folder.path().join("blocked");
     std::fs::create_dir_all(&blocked).unwrap();
-    std::fs::write(blocked.join("names"), "").unwrap();
+    trainer::run::write_atomically(&blocked.join("names"), b"").unwrap();
     let elsewhere: Vec<&str> =
         prepare.iter().map(|arg| if *arg == text(&cache) { text(&blocked) } else { arg }).collect();
     let refused = error(&elsewhere, 2);
@@ -156,15 +156,7 @@ fn an_evaluation_goes_on_with_what_was_answered() {
     let partial = folder.path().join("again.jsonl.partial");
     let args = ["eval", "--model", text(&shared.model), "--config", text(&shared.config), "--output", text(&again)];
     let args = [&args[..], &["--set", "eval.batch=2"]].concat();
-    let mut child = crate::setup::program(&args).stdout(std::process::Stdio::null()).spawn().unwrap();
-    while child.try_wait().unwrap().is_none() {
-        if std::fs::read_to_string(&partial).is_ok_and(|text| text.lines().count() >= 2) {
-            let _ = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
-    child.wait().unwrap();
+    stop_at(&args, &partial, 2);
     succeed(&args);
     assert_eq!(std::fs::read(&whole).unwrap(), std::fs::read(&again).unwrap());
     assert!(!partial.exists());

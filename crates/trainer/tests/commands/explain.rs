@@ -307,7 +307,7 @@ fn a_runs_group_is_explained_with_the_runs_settings() {
     std::fs::copy(recorded().join(group), folder.path().join(group)).unwrap();
     let mut config: toml::Table = std::fs::read_to_string(recorded().join("config.toml")).unwrap().parse().unwrap();
     config["algo"].as_table_mut().unwrap().insert("entropy_coef".into(), 0.5.into());
-    std::fs::write(folder.path().join("config.toml"), config.to_string()).unwrap();
+    trainer::run::write_atomically(&folder.path().join("config.toml"), config.to_string().as_bytes()).unwrap();
     let output = folder.path().join("credit.safetensors");
     let loss = |rollouts: &Path, more: &[&str]| {
         let base = ["explain", "--rollouts", text(rollouts), "--output", text(&output)];

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
+use std::thread::sleep;
+use std::time::Duration;
 
 use clap::Parser;
 use serde_json::{Map, Value};
@@ -56,6 +58,20 @@ pub(crate) fn error(args: &[&str], code: i32) -> String {
     assert_eq!(lines.len(), 1, "trainer {args:?}: {text}");
     assert!(!text.contains("panicked") && !text.contains("backtrace"), "{text}");
     lines[0].strip_prefix("error: ").unwrap_or_else(|| unreachable!("trainer {args:?}: {text}")).to_owned()
+}
+
+/// Runs the program and asks it to end (SIGINT) as soon as a file has so many lines, if it has not ended before; what it
+/// printed.
+pub(crate) fn stop_at(args: &[&str], file: &Path, lines: usize) -> String {
+    let mut child = program(args).stdout(Stdio::piped()).spawn().unwrap();
+    while child.try_wait().unwrap().is_none() {
+        if std::fs::read_to_string(file).is_ok_and(|text| text.lines().count() >= lines) {
+            let _ = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+            break;
+        }
+        sleep(Duration::from_millis(1));
+    }
+    printed(args, child.wait_with_output().unwrap())
 }
 
 /// What several tests use.
