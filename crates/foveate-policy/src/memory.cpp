@@ -31,11 +31,13 @@ struct Counting {
 extern "C" {
 
 // Settings for CUDA, before anything is done on it.
-int foveate_settle_cuda(bool expandable_segments, char *message, size_t size) {
+int foveate_settle_cuda(char *message, size_t size) {
     return guarded(message, size, [&] {
         // It makes a plan for every shape, and every video brings new ones.
         at::globalContext().setSDPUseCuDNN(false);
-        if (expandable_segments) c10::CachingAllocator::setAllocatorSettings("expandable_segments:True");
+        // libtorch has read them from the environment.
+        if (c10::CachingAllocator::getAllocatorSettings().empty())
+            c10::CachingAllocator::setAllocatorSettings("expandable_segments:True");
     });
 }
 

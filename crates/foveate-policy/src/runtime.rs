@@ -19,8 +19,13 @@ static CUDA: OnceLock<Option<Library>> = OnceLock::new();
 /// Makes CUDA available where `libtorch_cuda.so` stands beside the loaded `libtorch_cpu.so` or where
 /// `FOVEATE_LIBTORCH_CUDA` names it. Call it once, before the first use of libtorch; without CUDA it does nothing.
 ///
+/// With CUDA, libtorch's `scaled_dot_product_attention` (of the vision tower and a selector's text decoder) leaves cuDNN's
+/// kernel out, and its allocator has segments that grow, lest passes of differing length fragment memory, unless libtorch's
+/// environment (`PYTORCH_ALLOC_CONF`) says something else.
+///
 /// # Errors
-/// [`PolicyError::Setting`] if `FOVEATE_LIBTORCH_CUDA` names a file that cannot be loaded.
+/// [`PolicyError::Setting`] if `FOVEATE_LIBTORCH_CUDA` names a file that cannot be loaded; [`PolicyError::Torch`] if
+/// libtorch does not take its settings.
 pub fn init() -> Result<(), PolicyError> {
     if CUDA.get().is_some() {
         return Ok(());
@@ -45,18 +50,11 @@ pub fn init() -> Result<(), PolicyError> {
         },
     };
     if library.is_some() {
-        settle()?;
+        // SAFETY: the message fits its size.
+        checked(|message, size| unsafe { foveate_settle_cuda(message, size) })?;
     }
     CUDA.get_or_init(|| library);
     Ok(())
-}
-
-/// Attention of the vision tower by libtorch's own kernels, and memory in segments that grow, unless the environment has
-/// settings for the allocator: passes of differing length do not fragment it then.
-fn settle() -> Result<(), PolicyError> {
-    let set = ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"].iter().any(|name| env::var_os(name).is_some());
-    // SAFETY: the message fits its size.
-    checked(|message, size| unsafe { foveate_settle_cuda(!set, message, size) })
 }
 
 fn load(path: &Path) -> Result<Library, libloading::Error> {
@@ -108,7 +106,7 @@ pub fn device(name: &str) -> Result<Device, PolicyError> {
 }
 
 unsafe extern "C" {
-    fn foveate_settle_cuda(expandable_segments: bool, message: *mut c_char, size: usize) -> c_int;
+    fn foveate_settle_cuda(message: *mut c_char, size: usize) -> c_int;
     fn foveate_peak_bytes(device: c_int, bytes: *mut f64, message: *mut c_char, size: usize) -> c_int;
     fn foveate_begin_counting(counting: *mut *mut c_void, message: *mut c_char, size: usize) -> c_int;
     fn foveate_counted(counting: *const c_void) -> u64;

@@ -1,6 +1,6 @@
 //! What a long command over a file of records has done so far, so that one that was stopped can go on.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -10,7 +10,7 @@ use foveate_data::Records;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::cli::SourceArgs;
-use crate::config::Config;
+use crate::config::{Config, RolloutTable};
 use crate::data::LoaderState;
 use crate::error::{UserContext, user_error};
 
@@ -23,14 +23,12 @@ pub(crate) struct Begun<T> {
     state: LoaderState,
 }
 
-/// A batch of answers, and where the loader stood after it.
+/// A batch of answers, and where the loader stood after it. Of the bad records only those of the batch are named.
 #[derive(Serialize, Deserialize)]
 struct Batch<T> {
     state: LoaderState,
     items: T,
 }
-
-type Batches<T> = Vec<Batch<Vec<T>>>;
 
 impl<T: Serialize + DeserializeOwned> Begun<T> {
     /// Goes on with the file beside `output` if there is one.
@@ -49,10 +47,14 @@ impl<T: Serialize + DeserializeOwned> Begun<T> {
         }
         let options = fs_err::OpenOptions::new().read(true).append(true).create(true).clone();
         let mut file = options.open(path).user()?.into_file();
-        if file.try_lock().is_err() {
-            return Err(user_error(format!("{}: another process is writing here", path.display())));
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => {
+                return Err(user_error(format!("{}: another process is writing here", path.display())));
+            }
+            // A file system without locks.
+            Ok(()) | Err(TryLockError::Error(_)) => {}
         }
-        let Some((batches, whole)) = read::<T>(&file, asked)? else {
+        let Some((items, state, whole)) = read::<T>(&file, asked)? else {
             let what = "answers to other questions, another model or under other settings: let that command end, remove the \
                 file, or name another --output";
             return Err(user_error(format!("{}: it holds {what}", path.display())));
@@ -61,8 +63,6 @@ impl<T: Serialize + DeserializeOwned> Begun<T> {
         if whole == 0 {
             writeln!(file, "{}", serde_json::to_string(asked)?)?;
         }
-        let state = batches.last().map(|batch| batch.state.clone()).unwrap_or_default();
-        let items: Vec<T> = batches.into_iter().flat_map(|batch| batch.items).collect();
         if !items.is_empty() {
             tracing::info!("going on after {} answers", items.len());
         }
@@ -74,12 +74,14 @@ impl<T: Serialize + DeserializeOwned> Begun<T> {
         (std::mem::take(&mut self.items), self.state.clone())
     }
 
-    /// Keeps a batch of answers, and where the loader stands after it.
+    /// Keeps a batch of answers, and where the loader, which takes the records in their order, stands after it.
     ///
     /// # Errors
     /// They cannot be kept.
     pub(crate) fn add(&mut self, state: &LoaderState, items: &[T]) -> Result<()> {
-        let batch = Batch { state: state.clone(), items };
+        let bad = state.bad.range(self.state.position as usize..).copied().collect();
+        self.state.position = state.position;
+        let batch = Batch { state: LoaderState { position: state.position, bad }, items };
         writeln!(self.file, "{}", serde_json::to_string(&batch)?).with_context(|| self.path.display().to_string())
     }
 
@@ -97,12 +99,18 @@ impl<T: Serialize + DeserializeOwned> Begun<T> {
 /// # Errors
 /// The records cannot be listed.
 pub(crate) fn judging(source: &SourceArgs, model: &Path, config: &Config, more: impl Serialize) -> Result<String> {
-    let files = [model, &model.join("model.safetensors"), Path::new(&config.data.prompt)].map(file_state);
+    let prompts = [&config.data.prompt, &config.scorer.prompt].map(|prompt| file_state(Path::new(prompt)));
+    let selector = config.data.frames.from.as_deref().map(weights_state);
     let records = Records::files(&source.input, source.format)?;
     let records: Vec<_> = records.iter().map(|file| file_state(file)).collect();
-    let settings =
-        (&config.data, &config.rollout, &config.reward, &config.scorer, &config.model.dtype, config.run.seed);
-    Ok(serde_json::to_string(&(files, records, &source.media_root, settings, more))?)
+    let rollout = RolloutTable { max_rows: 0, ..config.rollout.clone() };
+    let settings = (config.data.alike(), rollout, &config.reward, &config.scorer, &config.model.dtype, config.run.seed);
+    Ok(serde_json::to_string(&(weights_state(model), selector, prompts, records, &source.media_root, settings, more))?)
+}
+
+/// The states of a model's directory and of its weights.
+pub(crate) fn weights_state(model: &Path) -> impl Serialize {
+    [model, &model.join("model.safetensors")].map(file_state)
 }
 
 /// A file's name, length and time of change.
@@ -111,26 +119,28 @@ pub(crate) fn file_state(path: &Path) -> (String, Option<(u64, Option<SystemTime
     (path.display().to_string(), facts)
 }
 
-/// The batches of a file, and the length of what is whole of it, in bytes; nothing if it holds answers to something else. A
-/// file that something else was asked in and not answered is as good as empty.
-fn read<T: DeserializeOwned>(file: &File, asked: &str) -> Result<Option<(Batches<T>, u64)>> {
+/// The answers of a file, where the loader stood after them, and the length of what is whole of it, in bytes; nothing if it
+/// holds answers to something else. A file that something else was asked in and not answered is as good as empty.
+fn read<T: DeserializeOwned>(file: &File, asked: &str) -> Result<Option<(Vec<T>, LoaderState, u64)>> {
     let mut lines = BufReader::new(file);
-    let (mut batches, mut whole, mut line) = (Vec::new(), 0, String::new());
+    let (mut items, mut state, mut whole, mut line) = (Vec::new(), LoaderState::default(), 0, String::new());
     while lines.read_line(&mut line)? > 0 && line.ends_with('\n') {
         if whole == 0 {
             match serde_json::from_str::<String>(&line) {
                 Ok(found) if found == asked => {}
-                Ok(_) if lines.fill_buf()?.is_empty() => return Ok(Some((batches, 0))),
+                Ok(_) if lines.fill_buf()?.is_empty() => return Ok(Some((items, state, 0))),
                 _ => return Ok(None),
             }
         } else {
-            let Ok(batch) = serde_json::from_str(&line) else { break };
-            batches.push(batch);
+            let Ok(batch) = serde_json::from_str::<Batch<Vec<T>>>(&line) else { return Ok(None) };
+            items.extend(batch.items);
+            state.position = batch.state.position;
+            state.bad.extend(batch.state.bad);
         }
         whole += line.len() as u64;
         line.clear();
     }
-    Ok(Some((batches, whole)))
+    Ok(Some((items, state, whole)))
 }
 
 #[cfg(test)]
@@ -151,11 +161,13 @@ mod tests {
         let path = folder.path().join("items.jsonl.partial");
         let mut begun = Begun::<Item>::open(&path, "this").unwrap();
         assert_eq!(begun.taken(), (vec![], LoaderState::default()));
-        let states = [1, 3].map(|position| LoaderState { position, ..LoaderState::default() });
+        let states = [(2, [0].into()), (5, [0, 3].into())].map(|(position, bad)| LoaderState { position, bad });
         begun.add(&states[0], &[item("a")]).unwrap();
         begun.add(&states[1], &[item("b"), item("c")]).unwrap();
         drop(begun);
         let whole = std::fs::read(&path).unwrap();
+        let last = String::from_utf8(whole.clone()).unwrap().lines().last().unwrap().to_owned();
+        assert!(last.starts_with(r#"{"state":{"position":5,"bad":[3]}"#), "no more than is new: {last}");
         std::fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"state\": ").unwrap();
 
         let mut again = Begun::<Item>::open(&path, "this").unwrap();
@@ -178,7 +190,12 @@ mod tests {
         drop(Begun::<Item>::open(&path, "this").unwrap());
         drop(Begun::<Item>::open(&path, "that").unwrap());
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "\"that\"\n");
-        crate::run::write_atomically(&path, b"notes of a user\n").unwrap();
-        assert!(Begun::<Item>::open(&path, "this").is_err(), "it is not ours");
+        for other in
+            [&b"notes of a user\n"[..], b"\"this\"\n{\"state\":{\"position\":1,\"bad\":[]},\"items\":[[1,2]]}\n"]
+        {
+            crate::run::write_atomically(&path, other).unwrap();
+            assert!(Begun::<Item>::open(&path, "this").is_err(), "it is not ours");
+            assert_eq!(std::fs::read(&path).unwrap(), other);
+        }
     }
 }

@@ -38,7 +38,8 @@ impl Difficulty {
             return Err(user_error("expected --samples of at least 1 and --min-accuracy of at most --max-accuracy"));
         }
         let candidate = Candidate::load(model, &config)?;
-        let mut begun = Begun::beside(&args.output, &judging(&args.source, model, &config, args.samples)?)?;
+        let mut begun =
+            Begun::beside(&args.output, &judging(&args.source, model, &config, ("difficulty", args.samples))?)?;
         let Some(shares) = candidate.examinee(model, &config).shares(records, args.samples, &mut begun, stop)? else {
             return Ok(None);
         };

@@ -155,7 +155,8 @@ impl Change {
         let mean = differences.iter().sum::<f64>() / n.max(1.0);
         let squares: f64 = differences.iter().map(|value| (value - mean).powi(2)).sum();
         let deviation = (squares / (n - 1.0).max(1.0)).sqrt();
-        Self { mean, half_width: (squares > 0.0).then(|| Z * deviation / n.sqrt()) }
+        let differ = differences.iter().any(|value| *value != differences[0]);
+        Self { mean, half_width: differ.then(|| Z * deviation / n.sqrt()) }
     }
 
     /// In percent, with its interval if it has one.

@@ -136,7 +136,7 @@ fn explicit_backward(rows: &Rows, [k, v]: [&Tensor; 2], sees: Sees, elements: i6
         let seen = if sees == Sees::Causally { multiple(start + count).min(padded) } else { padded };
         let [k, v, mut at_k, mut at_v] = [&k, &v, &at_k, &at_v].map(|x| x.narrow(1, 0, seen));
         let mut weights = wide_baddbmm(&bias, &part.q, &k.transpose(1, 2), scale).exp_();
-        // Filled, not multiplied: where a row sees nothing its weight may be infinite.
+        // Filled, not multiplied: the weight of a column that a row does not see may be infinite.
         if sees == Sees::Causally {
             weights = weights.tril_(start);
         } else {

@@ -77,9 +77,9 @@ impl<'a> Decoder<'a> {
     }
 }
 
-/// Rows `[B, X]` times a weight `[Y, X]`, and a bias `[Y]`: `[B, Y]`. On a CPU a row's numbers do not lie side by side, as
-/// MKL forms the weight times the rows, which takes a third of the time of the other way round for few of them. On CUDA they
-/// do: a number of rows that is odd would keep cuBLAS from its fast kernels for bf16.
+/// Rows `[B, X]` times a weight `[Y, X]`, and a bias `[Y]`: `[B, Y]`. On a CPU a row's numbers do not lie side by side:
+/// the weight times the rows is formed there, since the other way round MKL takes up to three times as long for few of them.
+/// On CUDA they do: a number of rows that is no multiple of 8 would keep cuBLAS from its fast kernels for bf16.
 fn product(weight: &Tensor, bias: Option<&Tensor>, rows: &Tensor, room: &mut Room) -> Tensor {
     let (count, width) = (rows.size()[0], weight.size()[0]);
     if rows.device().is_cuda() {

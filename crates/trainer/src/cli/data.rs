@@ -36,7 +36,8 @@ pub enum DataCommand {
     Invert(InvertArgs),
     /// Keep the records that are worth training on
     #[command(
-        after_help = "Example:\n  trainer data filter --by difficulty --model DIR --input train.jsonl --output hard.jsonl"
+        after_help = "A filter by a model's judgement that was stopped goes on where it was, if it is asked for again.\n\n\
+        Example:\n  trainer data filter --by difficulty --model DIR --input train.jsonl --output hard.jsonl"
     )]
     Filter(FilterArgs),
     /// Count what is in a file of records, and what is missing

@@ -41,9 +41,12 @@ pub struct ScoreArgs {
 
 /// What `explain` is told.
 #[derive(Debug, Clone, Args)]
-#[command(after_help = "Examples:\n  trainer explain --algo appo --rollouts RUN/rollouts/step-10/group-0.safetensors \
+#[command(
+    after_help = "Settings are those of --config, else for the algorithm of the run that the group lies in the run's, else the \
+    paper's.\n\nExamples:\n  trainer explain --algo appo --rollouts RUN/rollouts/step-10/group-0.safetensors \
     --output credit.safetensors\n  trainer explain --compare --rollouts RUN/rollouts/step-10/group-0.safetensors \
-    --set appo.k3=6 --output credit.html")]
+    --set appo.k3=6 --output credit.html"
+)]
 pub struct ExplainArgs {
     /// Algorithm; with --compare several, A,B [default there: all]
     #[arg(long, value_name = "NAME", value_delimiter = ',', required_unless_present = "compare")]

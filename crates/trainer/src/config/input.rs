@@ -130,6 +130,12 @@ impl Default for DataTable {
 }
 
 impl DataTable {
+    /// The same without what changes no example: how and how far ahead it is prepared, and what a bad one does.
+    pub fn alike(&self) -> Self {
+        let Self { on_bad_example, cache, memory_mib, prefetch, threads, .. } = Self::default();
+        Self { on_bad_example, cache, memory_mib, prefetch, threads, ..self.clone() }
+    }
+
     /// Opens training examples.
     ///
     /// # Errors

@@ -111,7 +111,7 @@ pub fn resolve(layers: &Layers) -> Result<Resolved> {
     let name = algorithm_name(layers.algo.as_deref(), &own)?;
     let method = method(&name)?;
     // A typo is told before a model is looked for.
-    check(&mut own, &method)?;
+    check(&mut own, &name)?;
     let given = merged(&own);
     let demo = match (has(&given, "model", "path"), has(&given, "data", "train")) {
         (false, false) => Some(Demo::find(method == refocus::NAME)?),
@@ -129,7 +129,7 @@ pub fn resolve(layers: &Layers) -> Result<Resolved> {
         all.push(Layer { source: "the embedded default".into(), table: demo.layer() });
     }
     all.extend(own);
-    let config = finish(all, &method)?.absolute()?;
+    let config = finish(all, &name)?.absolute()?;
     Ok(Resolved { config, demo })
 }
 
@@ -146,7 +146,7 @@ pub fn resolve_plain(layers: &Layers) -> Result<Config> {
     let paper = layers.algo.as_ref().and_then(|_| embedded::algorithm(&name));
     let mut all = paper.map(|(source, text)| Layer::parse(source, text)).into_iter().collect::<Result<Vec<_>>>()?;
     all.extend(own);
-    finish(all, &method(&name)?)
+    finish(all, &name)
 }
 
 /// The configuration of a run, with changes laid over it.
@@ -178,7 +178,7 @@ fn base_files(name: &str, demo: bool) -> Vec<embedded::File> {
 fn algorithm_name(flag: Option<&str>, own: &[Layer]) -> Result<String> {
     let stated = own.iter().rev().find_map(|layer| Some((layer.source.as_str(), layer.algorithm()?)));
     match (flag, stated) {
-        (Some(name), Some((source, other))) if other != name && source.starts_with(SET) => {
+        (Some(name), Some((source, other))) if source.starts_with(SET) && method(other)? != method(name)? => {
             Err(user_error(format!("--algo {name} beside {source}: expected one algorithm")))
         }
         (Some(name), _) => known("--algo", name),
@@ -201,7 +201,7 @@ fn known(source: &str, name: &str) -> Result<String> {
 }
 
 /// The algorithm that a name stands for: its own, or the one that the name's file configures (`gspo`: `grpo`).
-fn method(name: &str) -> Result<String> {
+pub(super) fn method(name: &str) -> Result<String> {
     let file = embedded::algorithm(name).map(|(source, text)| Layer::parse(source, text)).transpose()?;
     let stated = file.as_ref().and_then(|file| file.table.get("algo")?.get("name")?.as_str());
     Ok(stated.unwrap_or(name).to_owned())
@@ -209,12 +209,13 @@ fn method(name: &str) -> Result<String> {
 
 /// Checks each layer on its own; what is left of `algo` are the algorithm's settings.
 fn check(layers: &mut [Layer], name: &str) -> Result<()> {
+    let own = method(name)?;
     for layer in layers {
         let stated = layer.algorithm().map(ToOwned::to_owned);
         let algo = layer.split_algo();
         let _: Config<Table> = read(layer.table.clone(), &layer.source, "")?;
-        if let Err(error) = algorithm(name, algo.clone(), &layer.source) {
-            return Err(match stated.filter(|stated| method(stated).is_ok_and(|method| method != name)) {
+        if let Err(error) = algorithm(&own, algo.clone(), &layer.source) {
+            return Err(match stated.filter(|stated| method(stated).is_ok_and(|method| method != own)) {
                 Some(stated) => user_error(format!("{error}; the file is for algorithm \"{stated}\", not \"{name}\"")),
                 None => error,
             });
@@ -231,7 +232,7 @@ fn finish(mut layers: Vec<Layer>, name: &str) -> Result<Config> {
     inherit(&mut table, "frames");
     inherit(&mut table, "pixels");
     let raw: Config<Table> = read(table, "configuration", "")?;
-    let algo = algorithm(name, raw.algo.clone(), "configuration")?;
+    let algo = algorithm(&method(name)?, raw.algo.clone(), "configuration")?;
     let config = raw.with_algo(algo);
     config.validate()?;
     Ok(config)

@@ -135,9 +135,13 @@ fn a_named_configuration_of_an_algorithm_is_chosen_like_an_algorithm_and_names_i
         let config = resolve(&layers).unwrap().config;
         let AlgoConfig::Grpo(settings) = &config.algo else { unreachable!("{:?}", config.algo) };
         assert_eq!((settings.ratio, settings.clip_high), (foveate_algo::Ratio::Sequence, 0.1));
-        assert_eq!(config.name(), "gspo");
+        assert_eq!((config.name(), config.algorithm_name()), ("gspo", "gspo"));
     }
-    assert_eq!(config(&["run.name=my-first"]).name(), "my-first");
+    let own = config(&["run.name=my-first"]);
+    assert_eq!((own.name(), own.algorithm_name()), ("my-first", "grpo"));
+    assert_eq!(config(&["run.name=appo"]).algorithm_name(), "grpo", "a name of one's own");
+    let restated = resolve(&layers(Some("gspo"), &["algo.name=grpo"])).unwrap().config;
+    assert_eq!(restated.algorithm_name(), "gspo");
     assert!(error(&["run.name=../up"]).starts_with("run.name must be made of letters"));
 }
 

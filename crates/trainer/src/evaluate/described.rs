@@ -13,8 +13,9 @@ use crate::begun::Begun;
 use crate::cli::EvalArgs;
 use crate::config::{Config, prompts};
 use crate::data::first;
-use crate::error::{existing, user_error};
+use crate::error::user_error;
 use crate::eval::Item;
+use crate::run::existing_model;
 
 /// Has the model of `--describe-with` say what the media of every example show, kept in `file`: the words by the example's
 /// name. `None` if it was stopped meanwhile.
@@ -29,7 +30,7 @@ pub(super) fn describe(
     kept: &mut Vec<Begun<Item>>,
 ) -> Result<Option<HashMap<String, String>>> {
     let describer = args.describe_with.as_deref().context("--describe-with is not given")?;
-    existing("--describe-with", describer)?;
+    existing_model("--describe-with", describer)?;
     prompts("--describe-prompt", &args.describe_prompt)?;
     let mut config = config.clone();
     config.data.prompt = args.describe_prompt.clone();

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use foveate_data::{Format, Records};
 
 use crate::answer::{Candidate, Exam, Examinee, Keep};
-use crate::begun::{Begun, file_state};
+use crate::begun::{Begun, file_state, weights_state};
 use crate::cli::{Ablation, EvalArgs};
 use crate::config::{Config, resolve_plain};
 use crate::data::{Asked, LoaderState};
@@ -127,16 +127,22 @@ impl Keep for Begun<Item> {
 fn asked(examinee: &Examinee<'_>, exam: &Exam<'_>) -> Result<String> {
     let config = examinee.config;
     let prompt = Path::new(&config.data.prompt);
-    let selector = config.eval.frames.from.as_deref().map(|dir| file_state(&dir.join("model.safetensors")));
-    let files = [examinee.dir, &examinee.dir.join("model.safetensors"), prompt].map(file_state);
+    let selector = config.eval.frames.from.as_deref().map(weights_state);
+    let files = (weights_state(examinee.dir), file_state(prompt));
     let records = Records::files(exam.asked.file, config.data.test_format())?;
     let records: Vec<_> = records.iter().map(|file| file_state(file)).collect();
     // In the order of their names, so that the same words are the same text.
     let described: Option<BTreeMap<_, _>> = exam.asked.described.map(|words| words.iter().collect());
     let described = described.map(|words| fingerprint(&words));
     let model = &config.model;
-    let settings =
-        (&config.data, config.eval.protocol(), &config.reward, model.dtype, config.eval_tokens(), config.run.seed);
+    let settings = (
+        config.data.alike(),
+        config.eval.protocol(),
+        &config.reward,
+        model.dtype,
+        config.eval_tokens(),
+        config.run.seed,
+    );
     Ok(serde_json::to_string(&(files, records, selector, settings, exam.asked.ablation.map(word), described))?)
 }
 

@@ -12,10 +12,10 @@ use ndarray::Array2;
 use super::own_run;
 use crate::cli::ExplainArgs;
 use crate::config::{Config, Layers, algorithm_names, resolve_plain};
-use crate::error::{UserContext, existing, user_error};
+use crate::error::{UserContext, user_error};
 use crate::figures::{Page, Rgb, Section, Table, visible};
 use crate::recorded::{MissingTensor, RecordedGroup, RecordedRun};
-use crate::run::write_atomically;
+use crate::run::{existing_model, write_atomically};
 
 /// Gives the group's tokens the credit of every algorithm and writes page and table.
 ///
@@ -80,10 +80,10 @@ impl Settings {
         let run = own_run(args);
         let stated = match (&args.settings.config, &run) {
             (Some(path), _) => Some((
-                resolve_plain(&Layers { config: Some(path.clone()), ..Layers::default() })?.name().to_owned(),
+                resolve_plain(&Layers { config: Some(path.clone()), ..Layers::default() })?.algorithm_name().to_owned(),
                 path.clone(),
             )),
-            (None, Some(run)) => Some((run.config().name().to_owned(), run.path().join("config.toml"))),
+            (None, Some(run)) => Some((run.config().algorithm_name().to_owned(), run.path().join("config.toml"))),
             (None, None) => None,
         };
         let own = |text: &String| {
@@ -112,7 +112,7 @@ impl Settings {
 fn tokens(args: &ExplainArgs, run: Option<&RecordedRun>, ids: &[Vec<i64>]) -> Result<Vec<Vec<String>>> {
     let text = match (&args.model, run) {
         (Some(model), _) => {
-            existing("--model", model)?;
+            existing_model("--model", model)?;
             Some(Arc::new(TextProcessor::load(model).user()?))
         }
         (None, run) => run.and_then(RecordedRun::text_if_there),

@@ -53,7 +53,7 @@ fn recorded_under(args: &ExplainArgs, name: &str) -> Result<Layers> {
     let mut layers = args.settings.layers(Some(name));
     if layers.config.is_none()
         && let Some(run) = own_run(args)
-        && run.config().name() == name
+        && run.config().algorithm_name() == name
     {
         let path = run.path().join("config.toml");
         tracing::info!("settings of {}", path.display());

@@ -66,7 +66,10 @@ impl Sensitivity {
         }
         let scorer = FrameScorer::load(model, &config)?;
         let examples = FramedExamples::new(Arc::clone(records), &View::training(&config, model), &config)?;
-        let mut begun = Begun::beside(&args.output, &judging(&args.source, model, &config, args.subset_frames)?)?;
+        let mut begun = Begun::beside(
+            &args.output,
+            &judging(&args.source, model, &config, ("frame-sensitivity", args.subset_frames))?,
+        )?;
         let (mut judged, from) = begun.taken();
         let bad = examples.visit(&config.data, Part { limit: 0, from, stop: Some(stop) }, |framed, state| {
             let found = match of_question(&scorer, &framed, args.subset_frames) {

@@ -42,7 +42,8 @@ pub fn write_streaming(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result
     Ok(())
 }
 
-/// Holds a folder, which is made if need be, for this process and those that inherit the file, by a lock in it.
+/// Holds a folder, which is made if need be, for this process and those that inherit the file, by a lock in it. Where the
+/// file system has no locks it warns.
 ///
 /// # Errors
 /// A user error: another process holds the folder (`busy` says what it does there), or it cannot be written to.
@@ -52,7 +53,13 @@ pub fn hold(folder: &Path, busy: &str) -> Result<File> {
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(user_error(format!("{}: {busy}", folder.display()))),
-        Err(TryLockError::Error(error)) => Err(error).with_context(|| folder.display().to_string()),
+        Err(TryLockError::Error(error)) => {
+            tracing::warn!(
+                "{}: other processes cannot be kept out, for it cannot be locked: {error}",
+                folder.display()
+            );
+            Ok(file)
+        }
     }
 }
 

@@ -9,6 +9,7 @@
 //!     checkpoints/step-N/       complete, or not there
 //!     report.txt                what the run ended with
 //!     run.log
+//!     .lock                     held by the process that trains here
 //! ```
 
 use std::fs::File;

@@ -30,6 +30,9 @@ pub(super) trait Learner: Sized {
     /// A user error: something cannot be read or does not fit.
     fn load(config: &Config, examples: &Self::Source, checkpoint: Option<&Path>) -> Result<Self>;
 
+    /// Warns of settings under which the run may not learn what it is meant to.
+    fn warn(&self, config: &Config);
+
     /// One step; its groups are recorded in the folder `record`, if one is given.
     ///
     /// # Errors

@@ -116,6 +116,7 @@ fn train<L: Learner>(config: &Config, folder: &RunFolder, set: &[String], goes_o
         tracing::info!("going on with other settings: {}", set.join(", "));
     }
     // The terminal gets the error from `main`; the run keeps it too.
+    run.learner.warn(config);
     let trained = run.train().inspect_err(|error| tracing::error!(target: LOG_FILE, "{}", one_line(error)));
     drop(held);
     trained
@@ -193,8 +194,7 @@ impl<'a, L: Learner> Run<'a, L> {
         // One that was cut off by a kill or a signal.
         self.evaluate_if_due()?;
         let mut file = MetricsFile::open(&self.folder.metrics(), self.state.step)?;
-        let of_earlier = |name| file.total(name);
-        self.waits = Waits { steps: of_earlier(STEP_TIME)?, data: of_earlier(DATA_WAIT)? };
+        self.waits = Waits { steps: file.total(STEP_TIME)?, data: file.total(DATA_WAIT)? };
         let earlier = Duration::try_from_secs_f64(self.waits.steps).unwrap_or_default();
         let mut progress = Progress::start(self.state.step, steps);
         while self.state.step < steps && !self.stop.requested() {

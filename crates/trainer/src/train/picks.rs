@@ -67,6 +67,8 @@ impl Learner for PickLearner {
         Ok(Step { metrics: stepped.metrics(step, self.algorithm.name()), completions, tokens: stepped.tokens() })
     }
 
+    fn warn(&self, _: &Config) {}
+
     fn save(&self, folder: &Path) -> Result<()> {
         self.picker.save(&folder.join(POLICY))?;
         save_optimizer(&self.optimizer, folder)

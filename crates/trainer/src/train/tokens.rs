@@ -54,9 +54,27 @@ impl Learner for TokenLearner {
         };
         let optimizer = optimizer(AdamW::new(policy.parameters(), config.optim.adamw()), checkpoint)?;
         let rubric = Rubric::new(config.reward.clone()).user()?;
-        warn(config, &rubric);
         let text = Arc::clone(examples.text());
         Ok(Self { policy, reference, optimizer, text, rubric, algorithm, warned: false })
+    }
+
+    fn warn(&self, config: &Config) {
+        let rollout = &config.rollout;
+        let has_bonus = matches!(&config.algo, AlgoConfig::TGrpo(settings) if settings.length_bonus > 0.0);
+        let rewards_length = config.reward.length.as_ref().is_some_and(|length| length.weight > 0.0);
+        let doubts = [
+            (
+                rollout.top_p < 1.0 || rollout.top_k > 0,
+                "rollout.top_p and top_k restrict sampling, but log-probs and ratios are those of the whole distribution",
+            ),
+            (rollout.completions == 1, "rollout.completions = 1: a completion alone is no better than another"),
+            (rollout.temperature == 0.0, "rollout.temperature = 0: all completions of a prompt are the same"),
+            (self.rubric.rewards_nothing(), "every weight in [reward] is 0"),
+            (has_bonus && rewards_length, "reward.length and algo.length_bonus reward the same length twice"),
+        ];
+        for (_, doubt) in doubts.iter().filter(|(holds, _)| *holds) {
+            tracing::warn!("{doubt}");
+        }
     }
 
     fn step(
@@ -116,25 +134,5 @@ impl TokenLearner {
                 100.0 * covered
             );
         }
-    }
-}
-
-/// Warns of settings under which a run may not learn what it is meant to.
-fn warn(config: &Config, rubric: &Rubric) {
-    let rollout = &config.rollout;
-    let has_bonus = matches!(&config.algo, AlgoConfig::TGrpo(settings) if settings.length_bonus > 0.0);
-    let rewards_length = config.reward.length.as_ref().is_some_and(|length| length.weight > 0.0);
-    let doubts = [
-        (
-            rollout.top_p < 1.0 || rollout.top_k > 0,
-            "rollout.top_p and top_k restrict sampling, but log-probs and ratios are those of the whole distribution",
-        ),
-        (rollout.completions == 1, "rollout.completions = 1: a completion alone is no better than another"),
-        (rollout.temperature == 0.0, "rollout.temperature = 0: all completions of a prompt are the same"),
-        (rubric.rewards_nothing(), "every weight in [reward] is 0"),
-        (has_bonus && rewards_length, "reward.length and algo.length_bonus reward the same length twice"),
-    ];
-    for (_, doubt) in doubts.iter().filter(|(holds, _)| *holds) {
-        tracing::warn!("{doubt}");
     }
 }

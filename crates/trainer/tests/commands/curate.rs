@@ -90,8 +90,13 @@ fn a_filter_that_was_stopped_goes_on_with_what_was_judged() {
         };
         succeed(&into(text(&whole)));
         let partial = again.with_extension("jsonl.partial");
-        let stopped = stop_at(&into(text(&again)), &partial, 3);
-        assert!(stopped.contains("the same command goes on") && !again.exists(), "{by}: {stopped}");
+        // On a busy machine it may have ended before the signal came.
+        let before_its_end = || {
+            let said = stop_at(&into(text(&again)), &partial, 3);
+            std::fs::remove_file(&again).is_err().then_some(said)
+        };
+        let stopped = (0..9).find_map(|_| before_its_end()).unwrap();
+        assert!(stopped.contains("the same command goes on"), "{by}: {stopped}");
         let judged = std::fs::read(&partial).unwrap();
         let other = error(&[&into(text(&again))[..], &["--set", "run.seed=1"]].concat(), 2);
         assert!(other.contains("name another --output"), "{by}: {other}");
