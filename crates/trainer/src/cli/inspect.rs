@@ -42,8 +42,8 @@ pub struct ScoreArgs {
 /// What `explain` is told.
 #[derive(Debug, Clone, Args)]
 #[command(
-    after_help = "Settings are those of --config, else for the algorithm of the run that the group lies in the run's, else the \
-    paper's.\n\nExamples:\n  trainer explain --algo appo --rollouts RUN/rollouts/step-10/group-0.safetensors \
+    after_help = "Settings come from --config; without it from the run that the group lies in, if that run is of the algorithm; else \
+    they are the paper's.\n\nExamples:\n  trainer explain --algo appo --rollouts RUN/rollouts/step-10/group-0.safetensors \
     --output credit.safetensors\n  trainer explain --compare --rollouts RUN/rollouts/step-10/group-0.safetensors \
     --set appo.k3=6 --output credit.html"
 )]
