@@ -1,5 +1,6 @@
 //! The program `trainer`.
 
+use std::io::{Write, stderr};
 use std::panic;
 use std::process::ExitCode;
 
@@ -11,10 +12,9 @@ fn main() -> ExitCode {
     // libtorch's own failures, running out of memory first of all, come as panics with a C++ trace: one line is enough.
     panic::set_hook(Box::new(|info| {
         let text = info.payload_as_str().unwrap_or("unknown").replace("\\n", "\n");
-        eprintln!(
-            "error: internal: {}; a run can be gone on with by --resume",
-            text.lines().next().unwrap_or_default()
-        );
+        let line = text.lines().next().unwrap_or_default();
+        // `eprintln` would panic again if nobody listens.
+        let _ = writeln!(stderr(), "error: internal: {line}; a run can be gone on with by --resume");
     }));
     match dispatch(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,

@@ -82,7 +82,7 @@ struct Inputs {
     ids: Tensor,                // [B, S]
     attention: Tensor,          // [B, S]
     completion: Tensor,         // [B, S]
-    seconds_per_grid: Vec<f32>, // [B]
+    seconds_per_grid: Vec<f32>, // [videos], or [B] of rows with a video each
     videos: PatchReader,
     images: PatchReader,
 }
@@ -134,6 +134,19 @@ impl Inputs {
         Ok((values(&self.ids)?[..length].to_vec(), chosen))
     }
 
+    /// Seconds of a temporal grid of the next video, which is in this row. Hugging Face's processor gives a number for every
+    /// video.
+    fn seconds(&self, row: usize) -> Result<f32> {
+        let (videos, rows) = (self.videos.grids.len() / 3, self.ids.size()[0] as usize);
+        let place = match self.seconds_per_grid.len() {
+            0 => bail!("second_per_grid_ts is missing"),
+            found if found == videos => self.videos.next,
+            found if found == rows => row,
+            found => bail!("second_per_grid_ts: expected a number for each of {videos} videos, found {found}"),
+        };
+        self.seconds_per_grid.get(place).copied().context("input_ids hold more videos than video_grid_thw has rows")
+    }
+
     /// Each row with its pictures.
     fn sequences(mut self, model: &Vlm) -> Result<Vec<(Prompt, Vec<usize>)>> {
         let merge = model.config().vision.merge_area() as usize;
@@ -144,8 +157,8 @@ impl Inputs {
             let mut token = 0;
             while token < ids.len() {
                 let patches = if ids[token] == model.config().video_token_id {
-                    let seconds = self.seconds_per_grid.get(row as usize).copied();
-                    Media::Video(self.videos.next(seconds.context("second_per_grid_ts is missing")?)?)
+                    let seconds = self.seconds(row as usize)?;
+                    Media::Video(self.videos.next(seconds)?)
                 } else if ids[token] == model.config().image_token_id {
                     Media::Image(self.images.next(0.0)?)
                 } else {
@@ -263,5 +276,43 @@ impl Output {
             tensors.insert("frame_attention_layers", all);
         }
         tensors
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_are_those_of_the_video_or_of_a_row_with_one() {
+        let reader = |name, videos: usize| PatchReader {
+            name,
+            pixels: Vec::new(),
+            width: 1,
+            grids: vec![1; 3 * videos],
+            next: 0,
+            used: 0,
+        };
+        let inputs = |rows: i64, videos: usize, seconds: &[f32]| {
+            let like = || Tensor::zeros([rows, 4], (Kind::Int64, tch::Device::Cpu));
+            Inputs {
+                ids: like(),
+                attention: like(),
+                completion: like(),
+                seconds_per_grid: seconds.to_vec(),
+                videos: reader("pixel_values_videos", videos),
+                images: reader("pixel_values", 0),
+            }
+        };
+        // One row with two videos; a row of text before one with a video.
+        let mut two = inputs(1, 2, &[1.0, 0.25]);
+        assert_eq!(two.seconds(0).unwrap(), 1.0);
+        two.videos.next = 1;
+        assert_eq!(two.seconds(0).unwrap(), 0.25);
+        assert_eq!(inputs(2, 1, &[0.5]).seconds(1).unwrap(), 0.5);
+        assert_eq!(inputs(2, 1, &[0.0, 0.5]).seconds(1).unwrap(), 0.5, "a number for each row");
+        let error = inputs(2, 1, &[0.5; 3]).seconds(1).unwrap_err().to_string();
+        assert!(error.contains("each of 1 videos, found 3"), "{error}");
+        assert!(inputs(1, 1, &[]).seconds(0).unwrap_err().to_string().contains("is missing"));
     }
 }

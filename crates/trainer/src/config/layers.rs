@@ -129,7 +129,8 @@ pub fn resolve(layers: &Layers) -> Result<Resolved> {
         all.push(Layer { source: "the embedded default".into(), table: demo.layer() });
     }
     all.extend(own);
-    let config = finish(all, &name)?.absolute()?;
+    let mut config = finish(all, &name)?.absolute()?;
+    config.run.algorithm = Some(name);
     Ok(Resolved { config, demo })
 }
 
@@ -146,7 +147,11 @@ pub fn resolve_plain(layers: &Layers) -> Result<Config> {
     let paper = layers.algo.as_ref().and_then(|_| embedded::algorithm(&name));
     let mut all = paper.map(|(source, text)| Layer::parse(source, text)).into_iter().collect::<Result<Vec<_>>>()?;
     all.extend(own);
-    finish(all, &name)
+    let mut config = finish(all, &name)?;
+    if layers.algo.is_some() {
+        config.run.algorithm = Some(name);
+    }
+    Ok(config)
 }
 
 /// The configuration of a run, with changes laid over it.
@@ -154,6 +159,11 @@ pub fn resolve_plain(layers: &Layers) -> Result<Config> {
 /// # Errors
 /// As [`resolve`]; the run's file may also be missing.
 pub fn load_run(path: &Path, set: &[String]) -> Result<Config> {
+    for text in set {
+        if Layer::set(text)?.algorithm().is_some() {
+            return Err(user_error(format!("--set {text}: what algorithm a run is of cannot be changed")));
+        }
+    }
     resolve_plain(&Layers { algo: None, config: Some(path.to_owned()), set: set.to_vec() })
 }
 
@@ -178,7 +188,8 @@ fn base_files(name: &str, demo: bool) -> Vec<embedded::File> {
 fn algorithm_name(flag: Option<&str>, own: &[Layer]) -> Result<String> {
     let stated = own.iter().rev().find_map(|layer| Some((layer.source.as_str(), layer.algorithm()?)));
     match (flag, stated) {
-        (Some(name), Some((source, other))) if source.starts_with(SET) && method(other)? != method(name)? => {
+        // `gspo` may be restated as the `grpo` that it configures.
+        (Some(name), Some((source, other))) if source.starts_with(SET) && other != name && *other != method(name)? => {
             Err(user_error(format!("--algo {name} beside {source}: expected one algorithm")))
         }
         (Some(name), _) => known("--algo", name),

@@ -116,11 +116,11 @@ impl Config {
         self.run.name.as_deref().unwrap_or(self.algo.name())
     }
 
-    /// What `--algo` calls the algorithm: a named configuration of it (`gspo`), if that names the run, else the algorithm.
+    /// What `--algo` called the algorithm: its name, or that of a configuration of it (`gspo`).
     pub fn algorithm_name(&self) -> &str {
         let own = self.algo.name();
-        let named = |name: &&str| layers::method(name).is_ok_and(|method| method == own);
-        self.run.name.as_deref().filter(|name| algorithm_names().contains(name)).filter(named).unwrap_or(own)
+        let of_own = |name: &&str| layers::method(name).is_ok_and(|method| method == own);
+        self.run.algorithm.as_deref().filter(of_own).unwrap_or(own)
     }
 
     /// The same configuration with every path absolute, so that a run can go on from any folder.

@@ -140,6 +140,12 @@ fn a_named_configuration_of_an_algorithm_is_chosen_like_an_algorithm_and_names_i
     let own = config(&["run.name=my-first"]);
     assert_eq!((own.name(), own.algorithm_name()), ("my-first", "grpo"));
     assert_eq!(config(&["run.name=appo"]).algorithm_name(), "grpo", "a name of one's own");
+    let relabelled = resolve(&layers(Some("gspo"), &["run.name=mine"])).unwrap().config;
+    assert_eq!((relabelled.name(), relabelled.algorithm_name()), ("mine", "gspo"));
+    for (algo, other) in [("grpo", "gspo"), ("gspo", "dr-grpo")] {
+        let refused = one_line(&resolve(&layers(Some(algo), &[&format!("algo.name={other}")])).unwrap_err());
+        assert!(refused.ends_with("expected one algorithm"), "{refused}");
+    }
     let restated = resolve(&layers(Some("gspo"), &["algo.name=grpo"])).unwrap().config;
     assert_eq!(restated.algorithm_name(), "gspo");
     assert!(error(&["run.name=../up"]).starts_with("run.name must be made of letters"));

@@ -139,6 +139,8 @@ pub enum Schedule {
 pub struct RunTable {
     /// What the run is called in messages and its folder's name; by default the algorithm's name.
     pub name: Option<String>,
+    /// What `--algo` called the algorithm, which is written here.
+    pub algorithm: Option<String>,
     /// Training steps (TW-GRPO: 500).
     pub steps: u64,
     /// The seed that all randomness flows from.
@@ -159,6 +161,7 @@ impl Default for RunTable {
     fn default() -> Self {
         Self {
             name: None,
+            algorithm: None,
             steps: 500,
             seed: 0,
             save_every: 50,

@@ -33,6 +33,7 @@ pub fn run(args: &PrepareArgs) -> Result<()> {
     let mut config = resolve_plain(&args.settings.layers(args.algo.as_deref()))?;
     existing("--model", model)?;
     existing("--input", input)?;
+    fs_err::create_dir_all(folder).user()?;
     config.data.cache = Some(folder.clone());
     config.data.format = args.format.unwrap_or(config.data.format);
     config.data.test_format = args.format.or(config.data.test_format);

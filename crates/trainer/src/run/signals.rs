@@ -1,5 +1,6 @@
 //! Ctrl-C and SIGTERM: once to end after the current step or batch, twice to end at once.
 
+use std::panic;
 use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -51,6 +52,8 @@ impl Stop {
 
     fn signalled(&self) {
         if self.0.swap(true, Ordering::Relaxed) {
+            // What is under way fails as libtorch is taken down, which nobody needs to know.
+            panic::set_hook(Box::new(|_| {}));
             process::exit(INTERRUPTED);
         }
         tracing::warn!("ending once what is under way is kept; press Ctrl-C again to end at once");

@@ -87,6 +87,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         ("selector.backbone", &config.selector.backbone),
         ("data.train", &config.data.train),
         ("data.test", &config.data.test),
+        ("data.cache", &config.data.cache),
         ("data.frames.from", &config.data.frames.from),
         ("eval.frames.from", &config.eval.frames.from),
     ];
@@ -218,8 +219,10 @@ impl<'a, L: Learner> Run<'a, L> {
             return Ok(());
         }
         let report = self.report(before.as_deref(), after.as_deref(), earlier + begun.elapsed());
+        // First, for nobody may be listening any more.
+        write_atomically(&self.folder.report(), report.as_bytes())?;
         print!("{report}");
-        write_atomically(&self.folder.report(), report.as_bytes())
+        Ok(())
     }
 
     /// One step, recorded in the run's folder.
