@@ -81,10 +81,10 @@ impl TGrpo {
         (!scored.is_empty()).then(|| scored.iter().map(|a| value(*a)).sum::<f64>() / scored.len() as f64)
     }
 
-    /// Share correct of ordered and of shuffled completions, and whether the order helped. Without either, it did not.
+    /// Share correct of ordered and of shuffled completions, and whether the order helped: it did not where there is none.
     fn order(&self, group: &ScoredGroup, seen: &Observations) -> Result<Order, AlgoError> {
         if group.media != MediaKind::Video {
-            return Ok(Order { ordered: self.rate(group.accuracy.view()), shuffled: None, helped: false });
+            return Ok(Order { ordered: None, shuffled: None, helped: false });
         }
         let contrast = seen.contrast_accuracy.as_ref();
         let contrast = contrast.ok_or(AlgoError::Missing { algorithm: NAME, what: "shuffled_accuracy" })?;

@@ -242,6 +242,8 @@ fn an_image_has_no_temporal_score_and_without_any_score_every_token_is_key() {
     assert!(credit.detail("temporal").is_none() && credit.detail("visual").is_some());
     let credit = image.credit(&*algorithm("video-ktr", json!({"signals": ["temporal"]})));
     assert_eq!(credit.selected, image.group.mask);
+    let credit = image.credit(&*algorithm("t-grpo", json!({})));
+    assert!(["p_ordered", "q_shuffled"].iter().all(|share| credit.detail(share).unwrap().iter().all(|p| p.is_nan())));
     let credit = image.credit(&*algorithm("video-ktr", json!({"signals": ["temporal"], "weighting": "linear"})));
     assert_eq!(credit.weights, image.group.mask.mapv(|token| f32::from(u8::from(token))));
 }
