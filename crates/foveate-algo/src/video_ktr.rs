@@ -117,14 +117,8 @@ impl VideoKtr {
         Ok(Self { settings })
     }
 
-    /// Whether a score is formed: without anything shown, or its order, there is nothing to take away.
     fn uses(&self, signal: Signal, media: MediaKind) -> bool {
-        let applies = match signal {
-            Signal::Entropy => true,
-            Signal::Visual => media != MediaKind::Text,
-            Signal::Temporal => media == MediaKind::Video,
-        };
-        applies && self.settings.signals.contains(&signal)
+        signal.applies(media) && self.settings.signals.contains(&signal)
     }
 
     /// The score of every token, `[G, T]`, as it is ranked.
@@ -236,6 +230,15 @@ impl Algorithm for VideoKtr {
 }
 
 impl Signal {
+    /// Whether there is such a score: without anything shown, or its order, there is nothing to take away.
+    pub fn applies(self, media: MediaKind) -> bool {
+        match self {
+            Self::Entropy => true,
+            Self::Visual => media != MediaKind::Text,
+            Self::Temporal => media == MediaKind::Video,
+        }
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Entropy => "entropy",

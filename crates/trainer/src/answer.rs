@@ -14,10 +14,11 @@ use foveate_reward::{
 use ndarray::{Array3, s};
 
 use crate::{
+    begun::Begun,
     cli::Ablation,
     config::Config,
     counterfactual::reordered,
-    data::{Asked, Example, Examples, Loader, LoaderOptions, LoaderState, Order, Prepared, Source, first},
+    data::{Asked, Example, Examples, Loader, LoaderOptions, Order, Prepared, Source, first},
     error::{UserContext, user_error},
     eval::Item,
     observe::mean_over_layers,
@@ -87,32 +88,6 @@ pub struct Exam<'a> {
     pub stop: &'a Stop,
 }
 
-/// Where answers are kept as they come, so that an evaluation that is stopped can go on.
-pub trait Keep {
-    /// The answers so far, and where the loader stood after them.
-    fn kept(&mut self) -> (Vec<Item>, LoaderState);
-
-    /// Keeps a batch of answers, and where the loader stands after it.
-    ///
-    /// # Errors
-    /// They cannot be kept.
-    fn keep(&mut self, state: &LoaderState, items: &[Item]) -> Result<()>;
-}
-
-/// Keeps nothing.
-#[derive(Debug, Clone, Copy)]
-pub struct Nowhere;
-
-impl Keep for Nowhere {
-    fn kept(&mut self) -> (Vec<Item>, LoaderState) {
-        (Vec::new(), LoaderState::default())
-    }
-
-    fn keep(&mut self, _: &LoaderState, _: &[Item]) -> Result<()> {
-        Ok(())
-    }
-}
-
 /// The answers to a file of examples.
 #[derive(Debug, Default)]
 pub struct Answers {
@@ -123,12 +98,12 @@ pub struct Answers {
 }
 
 impl Examinee<'_> {
-    /// Answers the first `eval.limit` examples of a file, one completion each, but for those that `keep` has, and
-    /// shows how many are done. Ends early, with what there is, if asked to stop.
+    /// Answers the first `eval.limit` examples of a file, one completion each, but for those that `begun` has,
+    /// where they are kept as they come, and shows how many are done. Ends early, with what there is, if asked to stop.
     ///
     /// # Errors
     /// The file cannot be read, a prompt does not fit the model, or answers cannot be kept.
-    pub fn answer(&self, exam: &Exam<'_>, keep: &mut dyn Keep) -> Result<Answers> {
+    pub(crate) fn answer(&self, exam: &Exam<'_>, mut begun: Option<&mut Begun<Item>>) -> Result<Answers> {
         let eval = &self.config.eval;
         let mut examples = Examples::evaluation(&exam.asked, self.config, self.dir, Arc::clone(self.text))?;
         if self.rubric.is_some() {
@@ -140,7 +115,7 @@ impl Examinee<'_> {
             threads: self.config.data.threads,
             on_bad: self.config.data.on_bad_example,
         };
-        let (items, state) = keep.kept();
+        let (items, state) = begun.as_mut().map(|begun| begun.taken()).unwrap_or_default();
         let mut loader = Loader::new(examples, Order::Once(count), options, state)?;
         let mut answers = Answers { items, bad: 0 };
         let mut shown = answered(loader.state().position, count);
@@ -150,7 +125,9 @@ impl Examinee<'_> {
                 break;
             }
             let items = self.answer_batch(answers.items.len() as u64, exam.asked.ablation, &examples)?;
-            keep.keep(loader.state(), &items)?;
+            if let Some(begun) = &mut begun {
+                begun.add(loader.state(), &items)?;
+            }
             answers.items.extend(items);
             shown(loader.state().position);
         }

@@ -1,18 +1,19 @@
 //! What a long command over a file of records has done so far, so that one that was stopped can go on.
 
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
-use foveate_data::Records;
+use foveate_data::{Format, Records};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::cli::SourceArgs;
 use crate::config::{Config, RolloutTable};
 use crate::data::LoaderState;
 use crate::error::{UserContext, user_error};
+use crate::run::lock;
 
 /// A file whose first line says what is asked, and every further line holds a batch of answers.
 #[derive(Debug)]
@@ -47,13 +48,7 @@ impl<T: Serialize + DeserializeOwned> Begun<T> {
         }
         let options = fs_err::OpenOptions::new().read(true).append(true).create(true).clone();
         let mut file = options.open(path).user()?.into_file();
-        match file.try_lock() {
-            Err(TryLockError::WouldBlock) => {
-                return Err(user_error(format!("{}: another process is writing here", path.display())));
-            }
-            // A file system without locks.
-            Ok(()) | Err(TryLockError::Error(_)) => {}
-        }
+        lock(&file, path, "another process is writing here")?;
         let Some((items, state, whole)) = read::<T>(&file, asked)? else {
             let what = "answers to other questions, another model or under other settings: let that command end, remove the \
                 file, or name another --output";
@@ -101,11 +96,19 @@ impl<T: Serialize + DeserializeOwned> Begun<T> {
 pub(crate) fn judging(source: &SourceArgs, model: &Path, config: &Config, more: impl Serialize) -> Result<String> {
     let prompts = [&config.data.prompt, &config.scorer.prompt].map(|prompt| file_state(Path::new(prompt)));
     let selector = config.data.frames.from.as_deref().map(weights_state);
-    let records = Records::files(&source.input, source.format)?;
-    let records: Vec<_> = records.iter().map(|file| file_state(file)).collect();
+    let records = records_state(&source.input, source.format)?;
     let rollout = RolloutTable { max_rows: 0, ..config.rollout.clone() };
     let settings = (config.data.alike(), rollout, &config.reward, &config.scorer, &config.model.dtype, config.run.seed);
     Ok(serde_json::to_string(&(weights_state(model), selector, prompts, records, &source.media_root, settings, more))?)
+}
+
+/// The states of the files of records at `path`.
+///
+/// # Errors
+/// They cannot be listed.
+pub(crate) fn records_state(path: &Path, format: Format) -> Result<impl Serialize> {
+    let files = Records::files(path, format)?;
+    Ok(files.iter().map(|file| file_state(file)).collect::<Vec<_>>())
 }
 
 /// The states of a model's directory and of its weights.

@@ -81,19 +81,14 @@ impl KeyTokens {
             Distance::LogProb => ["old_logprobs", "masked_logprobs", "shuffled_logprobs"],
             _ => ["logits", "masked_logits", "shuffled_logits"],
         };
-        let ordered = media != MediaKind::Video || group.has(shuffled);
-        let shown = media == MediaKind::Text || group.has(masked);
-        group.has(plain) && shown && ordered && (group.has("entropy") || group.has("logits"))
+        let has = |signal: Signal, tensor| !signal.applies(media) || group.has(tensor);
+        let counterfactuals = has(Signal::Visual, masked) && has(Signal::Temporal, shuffled);
+        group.has(plain) && counterfactuals && (group.has("entropy") || group.has("logits"))
     }
 
     /// The tokens that one score makes key, `[G, T]`.
     fn key(&self, signal: Signal, seen: &Seen<'_>) -> Result<Array2<bool>> {
-        let applies = match signal {
-            Signal::Entropy => true,
-            Signal::Visual => seen.scored.media != MediaKind::Text,
-            Signal::Temporal => seen.scored.media == MediaKind::Video,
-        };
-        if !applies {
+        if !signal.applies(seen.scored.media) {
             return Ok(Array2::from_elem(seen.scored.mask.dim(), false));
         }
         let alone = VideoKtr::new(Settings { signals: vec![signal], ..self.settings.clone() })?;

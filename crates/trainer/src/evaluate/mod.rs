@@ -8,13 +8,13 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use foveate_data::{Format, Records};
+use foveate_data::Format;
 
-use crate::answer::{Candidate, Exam, Examinee, Keep};
-use crate::begun::{Begun, file_state, weights_state};
+use crate::answer::{Candidate, Exam, Examinee};
+use crate::begun::{Begun, file_state, records_state, weights_state};
 use crate::cli::{Ablation, EvalArgs};
 use crate::config::{Config, resolve_plain};
-use crate::data::{Asked, LoaderState};
+use crate::data::Asked;
 use crate::error::{UserContext, existing, user_error};
 use crate::eval::{Item, event, read_items, table};
 use crate::run::{Stop, existing_model, write_lines};
@@ -100,7 +100,7 @@ fn sit(
     kept: &mut Vec<Begun<Item>>,
 ) -> Result<Option<Vec<Item>>> {
     let mut begun = Begun::beside(output, &asked(examinee, exam)?)?;
-    let answers = examinee.answer(exam, &mut begun)?;
+    let answers = examinee.answer(exam, Some(&mut begun))?;
     kept.push(begun);
     if exam.stop.requested() {
         println!("stopped after {} answers; the same command goes on from there", answers.items.len());
@@ -113,24 +113,13 @@ fn sit(
     Ok(Some(answers.items))
 }
 
-impl Keep for Begun<Item> {
-    fn kept(&mut self) -> (Vec<Item>, LoaderState) {
-        self.taken()
-    }
-
-    fn keep(&mut self, state: &LoaderState, items: &[Item]) -> Result<()> {
-        self.add(state, items)
-    }
-}
-
 /// What two evaluations must share for one to go on with the other's answers: files and settings.
 fn asked(examinee: &Examinee<'_>, exam: &Exam<'_>) -> Result<String> {
     let config = examinee.config;
     let prompt = Path::new(&config.data.prompt);
     let selector = config.eval.frames.from.as_deref().map(weights_state);
     let files = (weights_state(examinee.dir), file_state(prompt));
-    let records = Records::files(exam.asked.file, config.data.test_format())?;
-    let records: Vec<_> = records.iter().map(|file| file_state(file)).collect();
+    let records = records_state(exam.asked.file, config.data.test_format())?;
     // In the order of their names, so that the same words are the same text.
     let described: Option<BTreeMap<_, _>> = exam.asked.described.map(|words| words.iter().collect());
     let described = described.map(|words| fingerprint(&words));

@@ -42,25 +42,30 @@ pub fn write_streaming(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result
     Ok(())
 }
 
-/// Holds a folder, which is made if need be, for this process and those that inherit the file, by a lock in it. Where the
-/// file system has no locks it warns.
+/// Holds a folder, which is made if need be, for this process and those that inherit the file, by a [`lock`] in it.
 ///
 /// # Errors
 /// A user error: another process holds the folder (`busy` says what it does there), or it cannot be written to.
 pub fn hold(folder: &Path, busy: &str) -> Result<File> {
     fs_err::create_dir_all(folder).user()?;
     let file = fs_err::File::create(folder.join(".lock")).user()?.into_file();
+    lock(&file, folder, busy)?;
+    Ok(file)
+}
+
+/// Locks a file, by which others are kept from `path`. Where the file system has no locks it warns.
+///
+/// # Errors
+/// A user error: another process has locked it.
+pub fn lock(file: &File, path: &Path, busy: &str) -> Result<()> {
     match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(user_error(format!("{}: {busy}", folder.display()))),
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(user_error(format!("{}: {busy}", path.display()))),
         Err(TryLockError::Error(error)) => {
-            tracing::warn!(
-                "{}: other processes cannot be kept out, for it cannot be locked: {error}",
-                folder.display()
-            );
-            Ok(file)
+            tracing::warn!("{}: other processes cannot be kept out, for it cannot be locked: {error}", path.display());
         }
     }
+    Ok(())
 }
 
 /// Writes values as JSON, one a line, atomically.

@@ -9,7 +9,7 @@ mod progress;
 mod signals;
 
 pub use completions::{CompletionLine, LineOf, PickLine};
-pub use files::{hold, lines, read_json, write_atomically, write_json, write_lines, write_streaming};
+pub use files::{hold, lines, lock, read_json, write_atomically, write_json, write_lines, write_streaming};
 pub use folder::{RunFolder, existing_model};
 pub use log::{LOG_FILE, init as init_log};
 pub use metrics::{MetricsFile, StepMetrics};

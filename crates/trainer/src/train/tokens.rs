@@ -10,7 +10,7 @@ use foveate_reward::Rubric;
 
 use super::learner::{Examples as Supply, Learner, Step};
 use super::{POLICY, load_options, optimizer, save_optimizer};
-use crate::answer::{Answers, Exam, Examinee, Nowhere};
+use crate::answer::{Answers, Exam, Examinee};
 use crate::config::Config;
 use crate::data::{Asked, Examples};
 use crate::error::UserContext;
@@ -108,7 +108,7 @@ impl Learner for TokenLearner {
     fn answer(&self, config: &Config, test: &Path, stop: &Stop) -> Result<Answers> {
         let dir = config.model_path()?;
         let examinee = Examinee { policy: &self.policy, dir, text: &self.text, rubric: Some(&self.rubric), config };
-        examinee.answer(&Exam { asked: Asked::whole(test), stop }, &mut Nowhere)
+        examinee.answer(&Exam { asked: Asked::whole(test), stop }, None)
     }
 
     /// A line on the attention to the event, where the examples know of one.
